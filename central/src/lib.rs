@@ -1,0 +1,10 @@
+//! Central: the cloud side of Postern. `main` is its table of contents.
+
+pub mod admin;
+pub mod config;
+pub mod destination;
+pub mod enrolment;
+pub mod events;
+pub mod gateway;
+pub mod process_server;
+pub mod store;

@@ -1,1 +1,25 @@
+//! What agent and central say to each other, and nothing else.
+//!
+//! ```text
+//!   control websocket:  hello ─► AgentMessage / CentralMessage (JSON, one per text message)
+//!   tunnel websocket:   hello ─► frames (binary) ─► mux ─► streams
+//! ```
+//!
+//! Everything here is sans-IO: it owns no socket, task, clock or dice. The one exception is
+//! [`driver`] (feature `driver`), which carries a [`mux::Mux`] over a websocket with tokio.
 
+pub mod backoff;
+pub mod control;
+#[cfg(feature = "driver")]
+pub mod driver;
+pub mod epoch;
+pub mod frame;
+pub mod hello;
+pub mod ids;
+pub mod liveness;
+pub mod mux;
+
+pub use backoff::Backoff;
+pub use epoch::Epoch;
+pub use ids::{AgentId, BootId, EnvironmentName, Fingerprint, Name, NodeId, SessionId};
+pub use liveness::Liveness;

@@ -1,0 +1,108 @@
+//! The gateway: one Environment's Secure Gateway connection, from hello to stream.
+//!
+//! Everything outside this room holds a [`Gateway`]: it reads snapshots and sends commands; the
+//! room's own task, one per Environment, decides.
+
+pub mod view;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proto::{EnvironmentName, Name};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use view::GatewayView;
+
+/// What an administrator may ask of a gateway.
+#[derive(Debug)]
+pub enum Command {
+    /// Planned switch to `to`, or to the next configured candidate.
+    Switch { to: Option<Name>, reply: oneshot::Sender<Result<(), CommandError>> },
+    /// Restart the agent of this Process Server.
+    Restart { name: Name, reply: oneshot::Sender<Result<(), CommandError>> },
+    /// Process Servers were marked, unmarked or removed in the store: read them again.
+    Reload { reply: oneshot::Sender<Result<(), CommandError>> },
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("no Process Server is named {0}")]
+    Unknown(Name),
+    #[error("{0} is not connected to central, so it cannot be told: start postern-agent on that host")]
+    NotConnected(Name),
+    #[error("{0} is not a configured candidate: mark it as candidate and wait until it has joined the group")]
+    NotConfigured(Name),
+    #[error("{0} is already the active gateway")]
+    AlreadyActive(Name),
+    #[error("there is no other configured candidate to switch to")]
+    NoOther,
+    #[error("central is stopping")]
+    Stopping,
+    #[error("central could not read or write its store: {0}")]
+    Store(String),
+}
+
+/// A handle on one Environment's gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<Arc<GatewayView>>,
+}
+
+impl Gateway {
+    pub fn new(commands: mpsc::Sender<Command>, view: watch::Receiver<Arc<GatewayView>>) -> Self {
+        Self { commands, view }
+    }
+
+    /// The newest snapshot.
+    pub fn view(&self) -> Arc<GatewayView> {
+        self.view.borrow().clone()
+    }
+
+    /// Follows the snapshots.
+    pub fn watch(&self) -> watch::Receiver<Arc<GatewayView>> {
+        self.view.clone()
+    }
+
+    /// Orders a planned switch. Returns when the order stands, not when it is carried out.
+    pub async fn switch(&self, to: Option<Name>) -> Result<(), CommandError> {
+        self.command(|reply| Command::Switch { to, reply }).await
+    }
+
+    /// Tells an agent to restart. Returns when it was told.
+    pub async fn restart(&self, name: Name) -> Result<(), CommandError> {
+        self.command(|reply| Command::Restart { name, reply }).await
+    }
+
+    /// To be called after Process Servers changed in the store.
+    pub async fn reload(&self) -> Result<(), CommandError> {
+        self.command(|reply| Command::Reload { reply }).await
+    }
+
+    async fn command(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), CommandError>>) -> Command,
+    ) -> Result<(), CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)?
+    }
+}
+
+/// All gateways of this central, by Environment.
+#[derive(Clone, Default)]
+pub struct Gateways(Arc<BTreeMap<EnvironmentName, Gateway>>);
+
+impl Gateways {
+    pub fn new(gateways: BTreeMap<EnvironmentName, Gateway>) -> Self {
+        Self(Arc::new(gateways))
+    }
+
+    pub fn of(&self, environment: &EnvironmentName) -> Option<&Gateway> {
+        self.0.get(environment)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&EnvironmentName, &Gateway)> {
+        self.0.iter()
+    }
+}

@@ -1,0 +1,119 @@
+//! What the gateway room shows to the rest of central: snapshots, never live state.
+//!
+//! Every word of state says since when; what an agent told carries when it was heard.
+
+use std::collections::BTreeMap;
+
+use proto::{
+    AgentId, BootId, Epoch, Name, NodeId,
+    control::AgentReport,
+    hello::{Seat, SystemInformation},
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// The one word for an Environment's Secure Gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayState {
+    /// Nothing is marked, or nothing marked has been restarted yet.
+    Idle,
+    /// A candidate has its `gateway.connect_timeout` to bring up a secure connection.
+    Connecting,
+    /// An admitted tunnel lives.
+    Up,
+    /// Every configured candidate was tried and failed, or none is configured.
+    Down,
+}
+
+/// A snapshot of one Environment's Secure Gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayView {
+    pub state: GatewayState,
+    pub since: OffsetDateTime,
+    /// The Process Server whose tunnel is admitted and lives.
+    pub active: Option<Name>,
+    /// The highest epoch ever admitted.
+    pub fence: Option<Epoch>,
+    pub candidates: Vec<CandidateView>,
+    /// Present while connecting: whom the proxy-processor waits for and until when.
+    pub attempt: Option<AttemptView>,
+    /// Whether the event `System_Secure_Gateway` is raised.
+    pub event_raised: bool,
+    pub last_switch: Option<SwitchView>,
+    /// Agents with a live control websocket, by id.
+    pub connected: BTreeMap<AgentId, ConnectedView>,
+    pub raft: Option<RaftView>,
+    /// How many more losses of a voter the group can bear; `None` without a group.
+    pub can_lose: Option<usize>,
+    pub streams: usize,
+}
+
+/// One candidate as the proxy-processor sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct CandidateView {
+    pub name: Name,
+    pub agent: AgentId,
+    pub node: Option<NodeId>,
+    pub connected: bool,
+    pub configured: bool,
+    pub active: bool,
+    pub restart_required: bool,
+}
+
+/// The attempt under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptView {
+    pub candidate: Name,
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+}
+
+/// The last time the active changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwitchView {
+    pub from: Option<Name>,
+    pub to: Name,
+    pub reason: String,
+    /// How long no admitted tunnel lived, milliseconds; 0 for a planned switch.
+    pub gap_ms: u64,
+}
+
+/// An agent's control websocket.
+#[derive(Debug, Clone)]
+pub struct ConnectedView {
+    pub boot: BootId,
+    pub since: OffsetDateTime,
+    pub last_heard: OffsetDateTime,
+    pub software: String,
+    pub system: SystemInformation,
+    pub remote: std::net::SocketAddr,
+    pub report: Option<AgentReport>,
+}
+
+/// The group's Raft as central's own member, the witness, sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct RaftView {
+    pub generation: u64,
+    pub witness: NodeId,
+    pub leader: Option<NodeId>,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    pub last_applied: u64,
+    pub last_claim: Option<ClaimView>,
+    pub seats: Vec<SeatView>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ClaimView {
+    pub epoch: Epoch,
+    pub node: NodeId,
+    pub boot: BootId,
+}
+
+/// Which Process Server sits where.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeatView {
+    pub name: Name,
+    pub seat: Seat,
+}

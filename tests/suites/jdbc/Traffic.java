@@ -1,0 +1,255 @@
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.security.MessageDigest;
+import java.sql.Connection;
+import java.sql.DriverManager;
+import java.sql.PreparedStatement;
+import java.sql.ResultSet;
+import java.sql.SQLException;
+import java.sql.Statement;
+import java.util.HexFormat;
+import java.util.Properties;
+import java.util.SplittableRandom;
+import java.util.concurrent.CountDownLatch;
+import org.postgresql.PGConnection;
+import org.postgresql.largeobject.LargeObject;
+import org.postgresql.largeobject.LargeObjectManager;
+
+/**
+ * What an application does to a database over JDBC, step by step: one JSON line a step, exit 1 at the first that fails.
+ *
+ * <p>{@code java Traffic HOST:PORT/DATABASE ROOT_CERTIFICATE}; user and password come from PGUSER and PGPASSWORD.
+ */
+public final class Traffic {
+    private static final int BATCH_ROWS = 10_000;
+    private static final int CURSOR_ROWS = 1_000_000;
+    private static final int FETCH_ROWS = 10_000;
+    private static final int LARGE_OBJECT_BYTES = 64 * 1024 * 1024;
+
+    private interface Step {
+        String run(Connection connection) throws Exception;
+    }
+
+    private final String url;
+    private final Properties options = new Properties();
+
+    private Traffic(String target, String rootCertificate) {
+        url = "jdbc:postgresql://" + target;
+        options.setProperty("user", System.getenv("PGUSER"));
+        options.setProperty("password", System.getenv("PGPASSWORD"));
+        // The listener has another name than the database, so the chain is checked and not the host.
+        options.setProperty("sslmode", "verify-ca");
+        options.setProperty("sslrootcert", rootCertificate);
+        options.setProperty("connectTimeout", "30");
+        options.setProperty("socketTimeout", "120");
+        options.setProperty("tcpKeepAlive", "true");
+    }
+
+    public static void main(String[] args) {
+        Traffic traffic = new Traffic(args[0], args[1]);
+        traffic.step("tls", traffic::tls);
+        traffic.step("prepared_statements", traffic::preparedStatements);
+        traffic.step("batch", traffic::batch);
+        traffic.step("cursor", traffic::cursor);
+        traffic.step("large_object", traffic::largeObject);
+        traffic.step("cancel", traffic::cancel);
+    }
+
+    private void step(String name, Step step) {
+        long started = System.nanoTime();
+        try (Connection connection = DriverManager.getConnection(url, options)) {
+            String found = step.run(connection);
+            long millis = (System.nanoTime() - started) / 1_000_000;
+            System.out.printf("{\"step\":\"%s\",\"ok\":true,\"ms\":%d,%s}%n", name, millis, found);
+        } catch (Exception | AssertionError error) {
+            String reason = error.toString().replaceAll("[\"\\\\\\p{Cntrl}]", " ");
+            System.out.printf("{\"step\":\"%s\",\"ok\":false,\"error\":\"%s\"}%n", name, reason);
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    /** The server itself must say that this very connection is encrypted: nobody ended TLS on the way. */
+    private String tls(Connection connection) throws SQLException {
+        try (Statement ask = connection.createStatement();
+                ResultSet answer = ask.executeQuery(
+                        "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")) {
+            check(answer.next() && answer.getBoolean("ssl"), "the database does not see TLS on this connection");
+            return "\"version\":\"" + answer.getString("version") + "\"";
+        }
+    }
+
+    private String preparedStatements(Connection connection) throws SQLException {
+        int rounds = 1000;
+        try (PreparedStatement ask = connection.prepareStatement("SELECT ?::int + 1, ?::text, ?::bytea")) {
+            for (int round = 0; round < rounds; round++) {
+                String text = "Zeile " + round + " – 漢字";
+                byte[] bytes = randomBytes(round, round % 4096);
+                ask.setInt(1, round);
+                ask.setString(2, text);
+                ask.setBytes(3, bytes);
+                try (ResultSet answer = ask.executeQuery()) {
+                    check(answer.next(), "no row");
+                    check(answer.getInt(1) == round + 1, "wrong number in round " + round);
+                    check(answer.getString(2).equals(text), "wrong text in round " + round);
+                    check(java.util.Arrays.equals(answer.getBytes(3), bytes), "wrong bytes in round " + round);
+                }
+            }
+        }
+        return "\"rounds\":" + rounds;
+    }
+
+    private String batch(Connection connection) throws SQLException {
+        connection.setAutoCommit(false);
+        try (Statement ddl = connection.createStatement()) {
+            ddl.execute("CREATE TEMPORARY TABLE batch (id int PRIMARY KEY, note text)");
+        }
+        try (PreparedStatement insert = connection.prepareStatement("INSERT INTO batch VALUES (?, ?)")) {
+            for (int row = 0; row < BATCH_ROWS; row++) {
+                insert.setInt(1, row);
+                insert.setString(2, "note " + row);
+                insert.addBatch();
+            }
+            for (int count : insert.executeBatch()) {
+                check(count == 1, "a statement of the batch did not insert its row");
+            }
+        }
+        connection.commit();
+        try (Statement ask = connection.createStatement();
+                ResultSet answer = ask.executeQuery(
+                        "SELECT count(*), sum(id), count(*) FILTER (WHERE note = 'note ' || id) FROM batch")) {
+            check(answer.next(), "no row");
+            check(answer.getInt(1) == BATCH_ROWS && answer.getInt(3) == BATCH_ROWS, "rows are missing or altered");
+            check(answer.getLong(2) == (long) BATCH_ROWS * (BATCH_ROWS - 1) / 2, "the ids do not add up");
+        }
+        return "\"rows\":" + BATCH_ROWS;
+    }
+
+    private String cursor(Connection connection) throws SQLException {
+        connection.setAutoCommit(false); // without a transaction the driver would fetch everything at once
+        try (PreparedStatement ask = connection.prepareStatement(
+                "SELECT i, md5(i::text) FROM generate_series(1, ?) AS i")) {
+            ask.setInt(1, CURSOR_ROWS);
+            ask.setFetchSize(FETCH_ROWS);
+            int rows = 0;
+            long digest = 0;
+            try (ResultSet answer = ask.executeQuery()) {
+                while (answer.next()) {
+                    rows++;
+                    check(answer.getInt(1) == rows, "row " + rows + " is out of order");
+                    digest = digest * 31 + answer.getString(2).hashCode();
+                }
+            }
+            check(rows == CURSOR_ROWS, "only " + rows + " rows arrived");
+            check(digest == expectedCursorDigest(), "the rows' contents differ");
+        }
+        return "\"rows\":" + CURSOR_ROWS + ",\"fetch_rows\":" + FETCH_ROWS;
+    }
+
+    /** What the million rows must digest to, worked out here and not asked of the database. */
+    private static long expectedCursorDigest() {
+        try {
+            MessageDigest md5 = MessageDigest.getInstance("MD5");
+            long digest = 0;
+            for (int row = 1; row <= CURSOR_ROWS; row++) {
+                byte[] hash = md5.digest(Integer.toString(row).getBytes(java.nio.charset.StandardCharsets.US_ASCII));
+                digest = digest * 31 + HexFormat.of().formatHex(hash).hashCode();
+            }
+            return digest;
+        } catch (java.security.NoSuchAlgorithmException impossible) {
+            throw new AssertionError("every Java has MD5", impossible);
+        }
+    }
+
+    private String largeObject(Connection connection) throws Exception {
+        connection.setAutoCommit(false);
+        LargeObjectManager manager = connection.unwrap(PGConnection.class).getLargeObjectAPI();
+        long id = manager.createLO(LargeObjectManager.READWRITE);
+        MessageDigest written = MessageDigest.getInstance("SHA-256");
+        try (LargeObject object = manager.open(id, LargeObjectManager.WRITE);
+                OutputStream out = object.getOutputStream()) {
+            for (int at = 0, piece = 1 << 20; at < LARGE_OBJECT_BYTES; at += piece) {
+                byte[] bytes = randomBytes(at, piece);
+                written.update(bytes);
+                out.write(bytes);
+            }
+        }
+        connection.commit();
+
+        MessageDigest read = MessageDigest.getInstance("SHA-256");
+        long length = 0;
+        try (LargeObject object = manager.open(id, LargeObjectManager.READ);
+                InputStream in = object.getInputStream()) {
+            byte[] buffer = new byte[1 << 20];
+            for (int count; (count = in.read(buffer)) > 0; length += count) {
+                read.update(buffer, 0, count);
+            }
+        }
+        manager.delete(id);
+        connection.commit();
+        check(length == LARGE_OBJECT_BYTES, length + " bytes came back");
+        String hash = HexFormat.of().formatHex(written.digest());
+        check(hash.equals(HexFormat.of().formatHex(read.digest())), "the large object came back altered");
+        return "\"bytes\":" + length + ",\"sha256\":\"" + hash + "\"";
+    }
+
+    /** cancel() opens a second connection to the same address: it too must find its way. */
+    private String cancel(Connection connection) throws Exception {
+        try (Statement sleep = connection.createStatement()) {
+            CountDownLatch ready = new CountDownLatch(1);
+            Thread canceller = new Thread(() -> {
+                try {
+                    ready.await();
+                    awaitSleeping();
+                    sleep.cancel();
+                } catch (Exception error) {
+                    error.printStackTrace(); // the sleep then runs into its own limit below
+                }
+            });
+            canceller.start();
+            try (Statement limit = connection.createStatement()) {
+                limit.execute("SET statement_timeout = '60s'");
+                limit.execute("SET application_name = 'cancelled'");
+            }
+            ready.countDown();
+            try {
+                sleep.execute("SELECT pg_sleep(3600)");
+                throw new AssertionError("pg_sleep(3600) came to its end");
+            } catch (SQLException error) {
+                check("57014".equals(error.getSQLState()), "SQLSTATE " + error.getSQLState());
+                check(error.getMessage().contains("user request"), error.getMessage());
+            }
+            canceller.join();
+        }
+        try (Statement ask = connection.createStatement(); ResultSet answer = ask.executeQuery("SELECT 1")) {
+            check(answer.next(), "the connection is of no use after cancel()");
+        }
+        return "\"sqlstate\":\"57014\"";
+    }
+
+    /** Waits until the database says that the statement to be cancelled is running. */
+    private void awaitSleeping() throws SQLException {
+        try (Connection watcher = DriverManager.getConnection(url, options);
+                PreparedStatement ask = watcher.prepareStatement(
+                        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'cancelled'"
+                                + " AND state = 'active' AND wait_event = 'PgSleep'")) {
+            for (boolean sleeping = false; !sleeping;) {
+                try (ResultSet answer = ask.executeQuery()) {
+                    sleeping = answer.next();
+                }
+            }
+        }
+    }
+
+    private static byte[] randomBytes(long seed, int length) {
+        byte[] bytes = new byte[length];
+        new SplittableRandom(seed).nextBytes(bytes);
+        return bytes;
+    }
+
+    private static void check(boolean holds, String otherwise) {
+        if (!holds) {
+            throw new AssertionError(otherwise);
+        }
+    }
+}
