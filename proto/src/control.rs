@@ -3,6 +3,8 @@
 //! One JSON text message each, at most [`MESSAGE_BYTES_MAX`]. A kind this build does not know is
 //! counted and passed over, so that a newer other end may say more.
 //!
+//! Signs of life are the websocket's own pings (see `link`).
+//!
 //! Central *reports* (which tunnel lives, which order stands) and *grants* (a seat, a roster);
 //! it never says who is active: that is the newest committed claim, admitted by the fence.
 
@@ -18,8 +20,6 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentMessage {
-    Ping { nonce: u64 },
-    Pong { nonce: u64 },
     /// A Raft RPC for the witness or, relayed, for another agent.
     RaftCall(RaftCall),
     RaftReply(RaftReply),
@@ -35,8 +35,6 @@ pub enum AgentMessage {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CentralMessage {
-    Ping { nonce: u64 },
-    Pong { nonce: u64 },
     RaftCall(RaftCall),
     RaftReply(RaftReply),
     /// Take this seat. Sent after the hello and whenever it changes.

@@ -5,8 +5,9 @@
 //!   tunnel websocket:   hello ─► frames (binary) ─► mux ─► streams
 //! ```
 //!
-//! Everything here is sans-IO: it owns no socket, task, clock or dice. The one exception is
-//! [`driver`] (feature `driver`), which carries a [`mux::Mux`] over a websocket with tokio.
+//! Everything here is sans-IO: it owns no socket, task, clock or dice. The exception is
+//! feature `driver`: [`driver`] carries a [`mux::Mux`] and [`link`] the control messages over a
+//! websocket with tokio.
 
 pub mod backoff;
 pub mod control;
@@ -16,6 +17,8 @@ pub mod epoch;
 pub mod frame;
 pub mod hello;
 pub mod ids;
+#[cfg(feature = "driver")]
+pub mod link;
 pub mod liveness;
 pub mod mux;
 
