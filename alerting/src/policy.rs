@@ -1,0 +1,528 @@
+//! Decides when an outage raises the internal event, and when people are told of it.
+//!
+//! ```text
+//!         down, an endpoint is configured            hold_down is over, an endpoint is configured
+//!   Up ─────────────────────────────────► Raised ─────────────────────────────► Told
+//!   ▲ │                                    ▲  │ up: cleared                       │ up: cleared, alert Up
+//!   │ └─► Unheard ── first endpoint ───────┘  │                                   │
+//!   │ down   │ up                             │                                   │
+//!   └────────┴────────────────────────────────┴───────────────────────────────────┘
+//! ```
+//!
+//! Invariants: alerts alternate Down, Up, Down … and a pair has one incident; so do Raised and Cleared; Down is
+//! told only while the event is raised.
+//! Absent on purpose: sockets, stores, clocks (time arrives as `now`, and for a snapshot as `wall` beside it), and
+//! who receives the alerts.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::incident::{Alert, Context, Incident, IncidentId};
+
+/// The internal event's name, as users know it.
+pub const EVENT_NAME: &str = "System_Secure_Gateway";
+
+/// Whoever wants to hear of an outage only after a day does not want alerts; and it keeps the sums with time sound.
+const HOLD_DOWN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The policy of one gateway. After each verb that changes it, drain [`poll_event`](Self::poll_event) and
+/// [`poll_transmit`](Self::poll_transmit): a verb adds two of each at most.
+#[derive(Debug)]
+pub struct Policy {
+    /// How long an outage must last before anyone is told.
+    hold_down: Duration,
+    endpoints_configured: bool,
+    state: State,
+    events: VecDeque<Event>,
+    alerts: VecDeque<Alert>,
+}
+
+/// What became of the internal event [`EVENT_NAME`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Raised(IncidentId),
+    Cleared(IncidentId),
+}
+
+/// What survives a restart, so that the same outage is not told twice, and its end is not forgotten.
+///
+/// Store it in one transaction with the events and alerts drained before it was taken: then a crash loses or keeps
+/// all of them together. Whether endpoints are configured is not in it; the caller says so again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Snapshot {
+    Up,
+    Unheard { incident: Incident, due: SystemTime },
+    Raised { incident: Incident, due: SystemTime },
+    Told { incident: Incident },
+}
+
+#[derive(Debug)]
+enum State {
+    Up,
+    /// Down, and nobody has asked to be told since it began.
+    Unheard {
+        incident: Incident,
+        due: Instant,
+    },
+    /// The event is raised; the alert waits until `due`, and for an endpoint.
+    Raised {
+        incident: Incident,
+        due: Instant,
+    },
+    Told {
+        incident: Incident,
+    },
+}
+
+// What happened.
+impl Policy {
+    /// A policy that knows of no outage and no endpoint. A `hold_down` longer than a day counts as a day.
+    pub fn new(hold_down: Duration) -> Self {
+        Self {
+            hold_down: hold_down.min(HOLD_DOWN_MAX),
+            endpoints_configured: false,
+            state: State::Up,
+            events: VecDeque::new(),
+            alerts: VecDeque::new(),
+        }
+    }
+
+    /// Nothing is left to try. Said again during an outage, it belongs to that outage: `id` is not used, and
+    /// `context` replaces the earlier one unless that has been told already.
+    pub fn handle_down(&mut self, now: Instant, id: IncidentId, context: Context) {
+        match &mut self.state {
+            State::Up => {
+                let due = now + self.hold_down;
+                self.state = State::Unheard { incident: Incident { id, context }, due };
+                self.raise_if_heard();
+            }
+            State::Unheard { incident, .. } | State::Raised { incident, .. } => incident.context = context,
+            State::Told { .. } => {}
+        }
+        self.handle_timeout(now);
+    }
+
+    /// It works again.
+    pub fn handle_up(&mut self, now: Instant) {
+        // A timer that fires late must not turn an outage that was long enough into one nobody hears of.
+        self.handle_timeout(now);
+        match std::mem::replace(&mut self.state, State::Up) {
+            State::Up | State::Unheard { .. } => {}
+            State::Raised { incident, .. } => self.events.push_back(Event::Cleared(incident.id)),
+            State::Told { incident } => {
+                self.events.push_back(Event::Cleared(incident.id.clone()));
+                self.alerts.push_back(Alert::Up(incident));
+            }
+        }
+    }
+
+    /// Whether anyone is to be told at all. The first endpoint raises the event of an outage that is under way;
+    /// taking the last one away clears nothing, because nothing works again, and leaves an untold outage untold.
+    pub fn set_endpoints_configured(&mut self, configured: bool) {
+        self.endpoints_configured = configured;
+        self.raise_if_heard();
+    }
+
+    /// Call it when [`poll_timeout`](Self::poll_timeout) is due; at any other time it does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Up) {
+            State::Raised { incident, .. } => {
+                self.alerts.push_back(Alert::Down(incident.clone()));
+                State::Told { incident }
+            }
+            other @ (State::Up | State::Unheard { .. } | State::Told { .. }) => other,
+        };
+    }
+
+    fn raise_if_heard(&mut self) {
+        if !self.endpoints_configured {
+            return;
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Up) {
+            State::Unheard { incident, due } => {
+                self.events.push_back(Event::Raised(incident.id.clone()));
+                State::Raised { incident, due }
+            }
+            other @ (State::Up | State::Raised { .. } | State::Told { .. }) => other,
+        };
+    }
+}
+
+// What to do next.
+impl Policy {
+    /// When [`handle_timeout`](Self::handle_timeout) is due; may be in the past.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Raised { due, .. } if self.endpoints_configured => Some(*due),
+            State::Up | State::Unheard { .. } | State::Raised { .. } | State::Told { .. } => None,
+        }
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What has to reach every endpoint, in this order.
+    pub fn poll_transmit(&mut self) -> Option<Alert> {
+        self.alerts.pop_front()
+    }
+
+    /// The outage under way.
+    pub fn incident(&self) -> Option<&Incident> {
+        match &self.state {
+            State::Up => None,
+            State::Unheard { incident, .. } | State::Raised { incident, .. } | State::Told { incident } => {
+                Some(incident)
+            }
+        }
+    }
+
+    /// Whether the event [`EVENT_NAME`] is raised.
+    pub fn is_raised(&self) -> bool {
+        match &self.state {
+            State::Up | State::Unheard { .. } => false,
+            State::Raised { .. } | State::Told { .. } => true,
+        }
+    }
+}
+
+// Across a restart.
+impl Policy {
+    /// What to store now; `wall` is the same moment as `now`. Take it with everything drained: what waits to be
+    /// polled is not in it.
+    pub fn snapshot(&self, now: Instant, wall: SystemTime) -> Snapshot {
+        // A `due` in the past is stored as this moment: it is overdue then and later.
+        let wall_at = |due: Instant| wall + due.saturating_duration_since(now);
+        match &self.state {
+            State::Up => Snapshot::Up,
+            State::Unheard { incident, due } => {
+                Snapshot::Unheard { incident: incident.clone(), due: wall_at(*due) }
+            }
+            State::Raised { incident, due } => {
+                Snapshot::Raised { incident: incident.clone(), due: wall_at(*due) }
+            }
+            State::Told { incident } => Snapshot::Told { incident: incident.clone() },
+        }
+    }
+
+    /// Continues where the snapshot stopped. The time between counts as part of the outage: nobody saw it end.
+    pub fn restore(snapshot: Snapshot, hold_down: Duration, now: Instant, wall: SystemTime) -> Self {
+        let mut policy = Self::new(hold_down);
+        // A wall clock set back meanwhile must not postpone the alert beyond a whole hold_down.
+        let longest = policy.hold_down;
+        let instant_at = |due: SystemTime| now + due.duration_since(wall).unwrap_or_default().min(longest);
+        policy.state = match snapshot {
+            Snapshot::Up => State::Up,
+            Snapshot::Unheard { incident, due } => State::Unheard { incident, due: instant_at(due) },
+            Snapshot::Raised { incident, due } => State::Raised { incident, due: instant_at(due) },
+            Snapshot::Told { incident } => State::Told { incident },
+        };
+        policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const HOLD_DOWN: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn an_outage_is_told_once_it_has_lasted_and_once_more_when_it_is_over() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        assert_eq!(site.heard(), ["raised a"]);
+        site.pass_ms(9_999);
+        assert_eq!(site.heard(), [""; 0]);
+        site.pass_ms(1);
+        assert_eq!(site.heard(), ["DOWN a"]);
+        site.pass_ms(3_600_000);
+        site.up();
+        assert_eq!(site.heard(), ["cleared a", "UP a"]);
+    }
+
+    #[test]
+    fn a_short_outage_raises_and_clears_the_event_and_alerts_nobody() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        site.pass_ms(9_999);
+        site.up();
+        site.pass_ms(60_000);
+        assert_eq!(site.heard(), ["raised a", "cleared a"]);
+    }
+
+    #[test]
+    fn an_outage_that_lasted_is_told_even_when_the_timer_comes_after_its_end() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        site.now += HOLD_DOWN;
+        site.up();
+        assert_eq!(site.heard(), ["raised a", "cleared a", "DOWN a", "UP a"]);
+    }
+
+    #[test]
+    fn without_an_endpoint_nothing_is_raised() {
+        let mut site = Site::new();
+        site.down("a");
+        site.pass_ms(60_000);
+        site.up();
+        assert_eq!(site.heard(), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_endpoint_hears_of_the_outage_under_way() {
+        let mut site = Site::new();
+        site.down("a");
+        site.pass_ms(60_000);
+        site.endpoints(true);
+        assert_eq!(site.heard(), ["raised a", "DOWN a"]);
+    }
+
+    #[test]
+    fn taking_the_last_endpoint_away_keeps_the_event_raised_until_it_works_again() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        site.endpoints(false);
+        site.pass_ms(60_000);
+        assert!(site.policy.is_raised());
+        site.up();
+        assert_eq!(site.heard(), ["raised a", "cleared a"]);
+    }
+
+    #[test]
+    fn another_failed_round_belongs_to_the_same_outage_and_freshens_what_will_be_told() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        site.pass_ms(5_000);
+        site.policy.handle_down(site.now, IncidentId::new("b"), context("round two"));
+        site.pass_ms(5_000);
+        site.policy.handle_down(site.now, IncidentId::new("c"), context("round three"));
+
+        let told = Incident { id: IncidentId::new("a"), context: context("round two") };
+        assert_eq!(site.policy.poll_transmit(), Some(Alert::Down(told.clone())));
+        assert_eq!(site.policy.incident(), Some(&told));
+    }
+
+    #[test]
+    fn a_restart_counts_the_time_away_and_tells_nothing_twice() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        site.pass_ms(4_000);
+        site.restart_after_ms(5_000);
+        site.pass_ms(999);
+        assert_eq!(site.heard(), ["raised a"]);
+        site.pass_ms(1);
+        site.restart_after_ms(60_000);
+        site.down("b");
+        site.up();
+        assert_eq!(site.heard(), ["DOWN a", "cleared a", "UP a"]);
+    }
+
+    #[test]
+    fn a_wall_clock_set_back_delays_the_alert_by_one_hold_down_at_most() {
+        let incident = Incident { id: IncidentId::new("a"), context: context("") };
+        let wall = SystemTime::UNIX_EPOCH;
+        let stored = Snapshot::Raised { incident, due: wall + Duration::from_secs(86_400) };
+        let now = Instant::now();
+        let mut policy = Policy::restore(stored, HOLD_DOWN, now, wall);
+        policy.set_endpoints_configured(true);
+        assert_eq!(policy.poll_timeout(), Some(now + HOLD_DOWN));
+    }
+
+    /// Stored by one version and read by the next: a change here needs a migration.
+    #[test]
+    fn the_stored_form_of_a_snapshot_is_pinned() {
+        let mut site = Site::with_endpoint();
+        site.down("a");
+        let incident = r#""incident":{"id":"a","context":{"environment":"acme","summary":"a","tried":[{"name":"one","outcome":"refused"}]}}"#;
+        let due = r#""due":{"secs_since_epoch":10,"nanos_since_epoch":0}"#;
+        assert_eq!(site.stored(), format!(r#"{{"state":"raised",{incident},{due}}}"#));
+        site.pass_ms(10_000);
+        assert_eq!(site.stored(), format!(r#"{{"state":"told",{incident}}}"#));
+        site.up();
+        assert_eq!(site.stored(), r#"{"state":"up"}"#);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Down,
+        Up,
+        Timeout,
+        PassMs(u64),
+        Endpoints(bool),
+        RestartAfterMs(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Down),
+            3 => Just(Step::Up),
+            1 => Just(Step::Timeout),
+            4 => (0..12_000_u64).prop_map(Step::PassMs),
+            1 => any::<bool>().prop_map(Step::Endpoints),
+            1 => (0..12_000_u64).prop_map(Step::RestartAfterMs),
+        ];
+        vec(step, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_alerts_alternate_down_first_each_pair_about_one_incident(steps in steps()) {
+            let mut site = Site::with_endpoint();
+            for (i, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Down => site.down(&i.to_string()),
+                    Step::Up => site.up(),
+                    Step::Timeout => site.policy.handle_timeout(site.now),
+                    Step::PassMs(ms) => site.pass_ms(ms),
+                    Step::Endpoints(configured) => site.endpoints(configured),
+                    Step::RestartAfterMs(ms) => site.restart_after_ms(ms),
+                }
+                site.hear();
+            }
+            site.up();
+            let heard = site.heard();
+            prop_assert_eq!(paired(&heard, "raised ", "cleared "), Ok(()));
+            prop_assert_eq!(paired(&heard, "DOWN ", "UP "), Ok(()));
+        }
+
+        #[test]
+        fn with_an_endpoint_exactly_the_outages_that_outlast_hold_down_are_told(
+            lengths in vec((0..20_000_u64, 0..20_000_u64, any::<bool>()), 0..20),
+        ) {
+            let mut site = Site::with_endpoint();
+            let mut expected = Vec::new();
+            for (i, (down_ms, up_ms, restarts)) in lengths.into_iter().enumerate() {
+                site.down(&i.to_string());
+                if restarts { site.restart_after_ms(down_ms) } else { site.pass_ms(down_ms) }
+                site.up();
+                site.pass_ms(up_ms);
+                if down_ms >= 10_000 {
+                    expected.extend([format!("DOWN {i}"), format!("UP {i}")]);
+                }
+            }
+            let mut heard = site.heard();
+            heard.retain(|line| line.starts_with(['D', 'U']));
+            prop_assert_eq!(heard, expected);
+        }
+    }
+
+    /// A gateway's policy, the time around it, and what came out of it so far.
+    struct Site {
+        policy: Policy,
+        started: Instant,
+        now: Instant,
+        heard: Vec<String>,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            let started = Instant::now();
+            Self { policy: Policy::new(HOLD_DOWN), started, now: started, heard: Vec::new() }
+        }
+
+        fn with_endpoint() -> Self {
+            let mut site = Self::new();
+            site.endpoints(true);
+            site
+        }
+
+        fn down(&mut self, id: &str) {
+            self.policy.handle_down(self.now, IncidentId::new(id), context(id));
+        }
+
+        fn up(&mut self) {
+            self.policy.handle_up(self.now);
+        }
+
+        fn endpoints(&mut self, configured: bool) {
+            self.policy.set_endpoints_configured(configured);
+            self.pass_ms(0);
+        }
+
+        /// Time passes, and a timer that is due in it fires exactly then.
+        fn pass_ms(&mut self, ms: u64) {
+            let end = self.now + Duration::from_millis(ms);
+            if let Some(due) = self.policy.poll_timeout().filter(|due| *due <= end) {
+                self.policy.handle_timeout(due.max(self.now));
+                assert_eq!(self.policy.poll_timeout(), None, "a timer that never rests is a busy loop");
+            }
+            self.now = end;
+        }
+
+        fn restart_after_ms(&mut self, away_ms: u64) {
+            self.hear();
+            let stored = self.stored();
+            self.now += Duration::from_millis(away_ms);
+            let stored = serde_json::from_str(&stored).unwrap();
+            let endpoints_configured = self.policy.endpoints_configured;
+            self.policy = Policy::restore(stored, HOLD_DOWN, self.now, self.wall());
+            self.policy.set_endpoints_configured(endpoints_configured);
+        }
+
+        fn stored(&self) -> String {
+            serde_json::to_string(&self.policy.snapshot(self.now, self.wall())).unwrap()
+        }
+
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + (self.now - self.started)
+        }
+
+        fn hear(&mut self) {
+            while let Some(event) = self.policy.poll_event() {
+                self.heard.push(match event {
+                    Event::Raised(id) => format!("raised {id}"),
+                    Event::Cleared(id) => format!("cleared {id}"),
+                });
+            }
+            while let Some(alert) = self.policy.poll_transmit() {
+                self.heard.push(match alert {
+                    Alert::Down(incident) => format!("DOWN {}", incident.id),
+                    Alert::Up(incident) => format!("UP {}", incident.id),
+                });
+            }
+        }
+
+        /// Everything since the last call.
+        fn heard(&mut self) -> Vec<String> {
+            self.hear();
+            std::mem::take(&mut self.heard)
+        }
+    }
+
+    fn context(summary: &str) -> Context {
+        let tried = vec![crate::Attempt { name: "one".into(), outcome: "refused".into() }];
+        Context { environment: "acme".into(), summary: summary.into(), tried }
+    }
+
+    /// Lines come as open, close, open, close …, each close about what the open before it was about, and no
+    /// incident twice.
+    fn paired(lines: &[String], open: &str, close: &str) -> Result<(), String> {
+        let mut open_about = None;
+        let mut seen = Vec::new();
+        for line in lines {
+            if let Some(about) = line.strip_prefix(open) {
+                if open_about.is_some() || seen.contains(&about) {
+                    return Err(format!("{line} again in {lines:?}"));
+                }
+                open_about = Some(about);
+                seen.push(about);
+            } else if let Some(about) = line.strip_prefix(close)
+                && open_about.take() != Some(about)
+            {
+                return Err(format!("{line} closes nothing in {lines:?}"));
+            }
+        }
+        open_about.map_or(Ok(()), |about| Err(format!("{open}{about} never ended in {lines:?}")))
+    }
+}
