@@ -3,6 +3,7 @@
 //! Everything outside this room holds a [`Gateway`]: it reads snapshots and sends commands; the
 //! room's own task, one per Environment, decides.
 
+pub mod proxy_processor;
 pub mod view;
 
 use std::{collections::BTreeMap, sync::Arc};

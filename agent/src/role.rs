@@ -1,0 +1,601 @@
+//! Decides whether this agent may be the active gateway.
+//!
+//! ```text
+//!              leads, and central reports no live tunnel,
+//!              or is ordered to take over                    claim committed
+//!   Standby ─────────────────────────────────► Claiming ─────────────────────► Active { epoch }
+//!      ▲                                           │ not committed                  │ newer claim,
+//!      │◄──────────────────────────────────────────┘                                │ or refused
+//!      │◄── drained ── Draining { epoch } ◄── newer claim after a planned order ────┤
+//!      └◄───────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Leading is not being active: a leader that is not the active gives the leadership to the
+//! active while its tunnel lives, and an active that stops leading stays active. Claims come only
+//! from a leader, and only on fresh evidence: central's answer to a question asked after this
+//! agent began to lead.
+//!
+//! Absent on purpose: sockets, openraft, wall clocks. What makes two actives impossible is
+//! central's fence; this machine only avoids asking for what the fence would refuse.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use proto::{
+    BootId, Epoch, NodeId,
+    control::{GatewayReport, Order, RoleName},
+    hello::{RefusalCode, Seat},
+};
+
+/// A question to central or a hand-over that came to nothing is tried again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One agent's role in its gateway group.
+#[derive(Debug)]
+pub struct RoleMachine {
+    boot: BootId,
+    give_way_after: Duration,
+    seat: Option<Seat>,
+    role: Role,
+    leadership: Leadership,
+    /// The newest committed claim this agent has applied.
+    newest_claim: Option<Claim>,
+    report: Option<GatewayReport>,
+    /// Since when central has been heard on neither control nor tunnel.
+    central_silent_since: Option<Instant>,
+    evidence: Evidence,
+    next_try_at: Option<Instant>,
+    questions: u64,
+    outbox: VecDeque<Action>,
+}
+
+/// What this agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// No seat in a group.
+    Unseated,
+    Standby,
+    /// A claim was proposed and is not committed yet.
+    Claiming,
+    /// The newest claim this agent knows names it, in this boot.
+    Active { epoch: Epoch },
+    /// A successor was ordered and has claimed; old streams may finish.
+    Draining { epoch: Epoch },
+}
+
+/// What the group says of its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub leader: Option<NodeId>,
+    /// This agent leads, and a quorum acknowledged it a moment ago.
+    pub leads: bool,
+}
+
+/// A committed claim: this node, in this boot, is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub epoch: Epoch,
+    pub node: NodeId,
+    pub boot: BootId,
+}
+
+/// What to do next; to be carried out in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Ask central whether a tunnel lives.
+    Ask { id: u64 },
+    /// Propose a claim for this node and boot.
+    Claim,
+    /// Give the leadership to this node.
+    Transfer { to: NodeId },
+    /// Give the leadership to any candidate that hears central.
+    GiveWay,
+    /// Bring up the tunnel, and bring it up again whenever it is lost, until told otherwise.
+    OpenTunnel { epoch: Epoch },
+    /// No new tunnel under this epoch; the one there is may finish its streams.
+    DrainTunnel { epoch: Epoch },
+    /// End the tunnel and everything in it, at once.
+    CloseTunnel,
+}
+
+/// How sure a leader is of what central says of the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    /// Nothing was asked since this agent began to lead.
+    None,
+    Asked { id: u64 },
+    /// Central answered after this agent began to lead; its reports since then keep it fresh.
+    Fresh,
+}
+
+impl RoleMachine {
+    /// An agent that has just booted: without a seat, and without having heard central.
+    pub fn new(boot: BootId, give_way_after: Duration, now: Instant) -> Self {
+        Self {
+            boot,
+            give_way_after,
+            seat: None,
+            role: Role::Unseated,
+            leadership: Leadership::default(),
+            newest_claim: None,
+            report: None,
+            central_silent_since: Some(now),
+            evidence: Evidence::None,
+            next_try_at: None,
+            questions: 0,
+            outbox: VecDeque::new(),
+        }
+    }
+
+    /// The seat whose Raft runs in this agent changed.
+    pub fn handle_seat(&mut self, seat: Option<Seat>, now: Instant) {
+        if self.seat == seat {
+            return;
+        }
+        self.leave_tunnel();
+        self.seat = seat;
+        self.newest_claim = None;
+        self.leadership = Leadership::default();
+        self.evidence = Evidence::None;
+        self.role = match seat {
+            Some(_) => Role::Standby,
+            None => Role::Unseated,
+        };
+        self.judge(now);
+    }
+
+    pub fn handle_leadership(&mut self, leadership: Leadership, now: Instant) {
+        if leadership.leads != self.leadership.leads {
+            self.evidence = Evidence::None;
+            self.next_try_at = None;
+        }
+        self.leadership = leadership;
+        self.judge(now);
+    }
+
+    /// A claim was applied; also how an own claim becomes known.
+    pub fn handle_claim(&mut self, claim: Claim, now: Instant) {
+        if self.newest_claim.is_some_and(|newest| newest.epoch >= claim.epoch) {
+            return;
+        }
+        self.newest_claim = Some(claim);
+        let mine = self.is_mine(&claim);
+        match self.role {
+            Role::Unseated => {}
+            Role::Standby | Role::Claiming | Role::Draining { .. } if mine => self.become_active(claim.epoch),
+            Role::Active { epoch } if mine && epoch != claim.epoch => self.become_active(claim.epoch),
+            Role::Active { epoch } if !mine => self.step_aside(epoch, claim.node),
+            Role::Claiming => self.role = Role::Standby,
+            Role::Standby | Role::Draining { .. } | Role::Active { .. } => {}
+        }
+        self.judge(now);
+    }
+
+    /// The proposed claim was not committed; it may still be, and then arrives by
+    /// [`handle_claim`](Self::handle_claim).
+    pub fn handle_claim_failed(&mut self, now: Instant) {
+        if self.role == Role::Claiming {
+            self.role = Role::Standby;
+        }
+        self.next_try_at = Some(now + RETRY_AFTER);
+    }
+
+    /// Central reported which tunnel lives and which order stands.
+    pub fn handle_report(&mut self, report: GatewayReport, now: Instant) {
+        if let Evidence::Asked { id } = self.evidence
+            && report.answers == Some(id)
+        {
+            self.evidence = Evidence::Fresh;
+            self.next_try_at = None;
+        }
+        if self.report.as_ref().map(|r| r.order) != Some(report.order) {
+            self.next_try_at = None;
+        }
+        self.report = Some(report);
+        self.judge(now);
+    }
+
+    /// Whether central is heard, on the control websocket or in the tunnel.
+    pub fn handle_central(&mut self, heard: bool, now: Instant) {
+        match (heard, self.central_silent_since) {
+            (true, Some(_)) => self.central_silent_since = None,
+            (false, None) => {
+                self.central_silent_since = Some(now);
+                // What central last said grows stale with the link it came over.
+                self.report = None;
+                self.evidence = Evidence::None;
+            }
+            (true, None) | (false, Some(_)) => return,
+        }
+        self.judge(now);
+    }
+
+    /// Central refused the tunnel of this epoch.
+    pub fn handle_refused(&mut self, refused: Epoch, code: RefusalCode, now: Instant) {
+        let current = match self.role {
+            Role::Active { epoch } | Role::Draining { epoch } => epoch,
+            Role::Unseated | Role::Standby | Role::Claiming => return,
+        };
+        if refused != current {
+            return;
+        }
+        match code {
+            RefusalCode::StaleEpoch
+            | RefusalCode::OtherSession
+            | RefusalCode::NotSeated
+            | RefusalCode::UnknownClaim => {
+                self.leave_tunnel();
+                self.role = Role::Standby;
+                // A leader refused under its own claim needs a new one, on new evidence.
+                self.newest_claim = None;
+                self.evidence = Evidence::None;
+                self.next_try_at = Some(now + RETRY_AFTER);
+                self.judge(now);
+            }
+            // These pass, or a person must act: the same epoch tries again.
+            RefusalCode::Version
+            | RefusalCode::Clock
+            | RefusalCode::Unknown
+            | RefusalCode::Cloned
+            | RefusalCode::CannotResume
+            | RefusalCode::Busy
+            | RefusalCode::Malformed
+            | RefusalCode::Stopping
+            | RefusalCode::Internal
+            | RefusalCode::Other => {}
+        }
+    }
+
+    /// The draining tunnel has ended.
+    pub fn handle_drained(&mut self, now: Instant) {
+        if matches!(self.role, Role::Draining { .. }) {
+            self.role = Role::Standby;
+            self.judge(now);
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_try_at.is_some_and(|at| at <= now) {
+            self.next_try_at = None;
+            if let Evidence::Asked { .. } = self.evidence {
+                self.evidence = Evidence::None;
+            }
+        }
+        self.judge(now);
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.leadership.leads || self.seat.is_none() {
+            return None;
+        }
+        let give_way_at = self.central_silent_since.map(|since| since + self.give_way_after);
+        match (self.next_try_at, give_way_at) {
+            // Having given way, the next attempt waits its turn.
+            (Some(next), Some(give_way)) => Some(next.max(give_way)),
+            (next, give_way) => next.or(give_way),
+        }
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.outbox.pop_front()
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// What a leader does about what it knows. Every input ends here.
+    fn judge(&mut self, now: Instant) {
+        let (Some(seat), true) = (self.seat, self.leadership.leads) else { return };
+        if self.next_try_at.is_some_and(|at| at > now) {
+            return;
+        }
+        if let Some(since) = self.central_silent_since {
+            if now.saturating_duration_since(since) >= self.give_way_after {
+                self.act(Action::GiveWay, now);
+            }
+            return;
+        }
+        if self.evidence != Evidence::Fresh {
+            if self.evidence == Evidence::None {
+                self.ask(now);
+            }
+            return;
+        }
+        let Some(report) = self.report.clone() else { return };
+        match (report.order, report.tunnel) {
+            (Some(order), _) => self.follow(order, seat, now),
+            (None, Some(tunnel)) if tunnel.node != seat.node => {
+                self.act(Action::Transfer { to: tunnel.node }, now);
+            }
+            (None, Some(_)) => {}
+            (None, None) => self.claim_unless_mine(now),
+        }
+    }
+
+    fn follow(&mut self, order: Order, seat: Seat, now: Instant) {
+        if order.node == seat.node {
+            self.claim_unless_mine(now);
+        } else {
+            self.act(Action::Transfer { to: order.node }, now);
+        }
+    }
+
+    /// An active re-elected in the same boot keeps its epoch: its tunnel is being brought up
+    /// already, and its streams may resume.
+    fn claim_unless_mine(&mut self, now: Instant) {
+        match self.role {
+            Role::Standby | Role::Draining { .. } => {
+                self.role = Role::Claiming;
+                self.act(Action::Claim, now);
+            }
+            Role::Unseated | Role::Claiming | Role::Active { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        self.questions += 1;
+        self.evidence = Evidence::Asked { id: self.questions };
+        self.act(Action::Ask { id: self.questions }, now);
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
+        self.next_try_at = Some(now + RETRY_AFTER);
+        self.outbox.push_back(action);
+    }
+
+    fn become_active(&mut self, epoch: Epoch) {
+        self.next_try_at = None;
+        self.leave_tunnel();
+        self.role = Role::Active { epoch };
+        self.outbox.push_back(Action::OpenTunnel { epoch });
+    }
+
+    /// Another node's claim is newer. After a planned order the old streams may finish; else
+    /// central had taken this tunnel for lost, and nothing more may reach a destination.
+    fn step_aside(&mut self, epoch: Epoch, successor: NodeId) {
+        let planned = self
+            .report
+            .as_ref()
+            .and_then(|report| report.order)
+            .is_some_and(|order| order.planned && order.node == successor);
+        if planned {
+            self.role = Role::Draining { epoch };
+            self.outbox.push_back(Action::DrainTunnel { epoch });
+        } else {
+            self.leave_tunnel();
+            self.role = Role::Standby;
+        }
+    }
+
+    fn leave_tunnel(&mut self) {
+        if matches!(self.role, Role::Active { .. } | Role::Draining { .. }) {
+            self.outbox.push_back(Action::CloseTunnel);
+        }
+    }
+
+    fn is_mine(&self, claim: &Claim) -> bool {
+        self.seat.is_some_and(|seat| seat.node == claim.node) && claim.boot == self.boot
+    }
+}
+
+impl Role {
+    /// The state by name, as reports and status show it.
+    pub fn name(&self) -> RoleName {
+        match self {
+            Self::Unseated => RoleName::Unseated,
+            Self::Standby => RoleName::Standby,
+            Self::Claiming => RoleName::Claiming,
+            Self::Active { .. } => RoleName::Active,
+            Self::Draining { .. } => RoleName::Draining,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::control::LiveTunnel;
+
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_leader_claims_only_after_central_answered_that_no_tunnel_lives() {
+        let mut agent = Agent::seated(1);
+        agent.leads(true);
+        assert_eq!(agent.actions(), [Action::Ask { id: 1 }]);
+        agent.report(None, Report { tunnel: None, ..Report::default() });
+        assert_eq!(agent.actions(), [], "a report that answers nothing is no fresh evidence");
+        agent.report(Some(1), Report::default());
+        assert_eq!(agent.actions(), [Action::Claim]);
+        agent.claim(5, 1, ME);
+        assert_eq!(agent.actions(), [Action::OpenTunnel { epoch: epoch(5) }]);
+        assert_eq!(agent.machine.role(), Role::Active { epoch: epoch(5) });
+    }
+
+    #[test]
+    fn a_leader_change_under_a_healthy_tunnel_cuts_nothing() {
+        let mut active = Agent::active(1, 5);
+        active.leads(false);
+        assert_eq!(active.actions(), []);
+        assert_eq!(active.machine.role(), Role::Active { epoch: epoch(5) });
+
+        let mut other = Agent::seated(2);
+        other.claim(5, 1, YOU);
+        other.leads(true);
+        assert_eq!(other.actions(), [Action::Ask { id: 1 }]);
+        other.report(Some(1), Report { tunnel: Some(1), ..Report::default() });
+        assert_eq!(other.actions(), [Action::Transfer { to: NodeId(1) }]);
+        assert_eq!(other.machine.role(), Role::Standby);
+    }
+
+    #[test]
+    fn an_active_re_elected_in_the_same_boot_keeps_its_epoch() {
+        let mut agent = Agent::active(1, 5);
+        agent.leads(false);
+        agent.leads(true);
+        assert_eq!(agent.actions(), [Action::Ask { id: 2 }]);
+        agent.report(Some(2), Report::default());
+        assert_eq!(agent.actions(), []);
+        assert_eq!(agent.machine.role(), Role::Active { epoch: epoch(5) });
+    }
+
+    #[test]
+    fn after_a_restart_the_old_claim_is_not_mine() {
+        let mut agent = Agent::seated(1);
+        agent.claim(5, 1, YOU);
+        assert_eq!(agent.machine.role(), Role::Standby);
+        agent.leads(true);
+        agent.report(Some(1), Report::default());
+        assert_eq!(agent.actions(), [Action::Ask { id: 1 }, Action::Claim]);
+    }
+
+    #[test]
+    fn an_order_for_another_moves_the_leadership_and_is_tried_again() {
+        let mut agent = Agent::active(1, 5);
+        agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+        assert_eq!(agent.actions(), [Action::Transfer { to: NodeId(2) }]);
+        agent.pass(S);
+        assert_eq!(agent.actions(), [Action::Transfer { to: NodeId(2) }]);
+    }
+
+    #[test]
+    fn an_ordered_leader_claims_although_a_tunnel_lives() {
+        let mut agent = Agent::seated(2);
+        agent.claim(5, 1, YOU);
+        agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+        agent.leads(true);
+        agent.report(Some(1), Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+        assert_eq!(agent.actions(), [Action::Ask { id: 1 }, Action::Claim]);
+    }
+
+    #[test]
+    fn a_newer_claim_ends_the_tunnel_at_once_and_after_a_planned_order_drains_it() {
+        let mut agent = Agent::active(1, 5);
+        agent.claim(6, 2, YOU);
+        assert_eq!(agent.actions(), [Action::CloseTunnel]);
+        assert_eq!(agent.machine.role(), Role::Standby);
+
+        let mut agent = Agent::active(1, 5);
+        agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+        agent.claim(6, 2, YOU);
+        assert_eq!(agent.actions().last(), Some(&Action::DrainTunnel { epoch: epoch(5) }));
+        agent.machine.handle_drained(agent.now);
+        assert_eq!(agent.machine.role(), Role::Standby);
+    }
+
+    #[test]
+    fn a_leader_that_does_not_hear_central_gives_way() {
+        let mut agent = Agent::seated(1);
+        agent.leads(true);
+        agent.actions();
+        agent.machine.handle_central(false, agent.now);
+        agent.pass(9 * S);
+        assert_eq!(agent.actions(), []);
+        agent.pass(S);
+        assert_eq!(agent.actions(), [Action::GiveWay]);
+        agent.machine.handle_central(true, agent.now);
+        agent.pass(S);
+        assert_eq!(agent.actions(), [Action::Ask { id: 2 }]);
+    }
+
+    #[test]
+    fn a_refused_epoch_is_given_up_and_claimed_anew_on_new_evidence() {
+        let mut agent = Agent::active(1, 5);
+        agent.machine.handle_refused(epoch(5), RefusalCode::Busy, agent.now);
+        assert_eq!(agent.machine.role(), Role::Active { epoch: epoch(5) });
+        agent.machine.handle_refused(epoch(5), RefusalCode::OtherSession, agent.now);
+        assert_eq!(agent.actions(), [Action::CloseTunnel]);
+        agent.pass(S);
+        assert_eq!(agent.actions(), [Action::Ask { id: 2 }]);
+    }
+
+    #[test]
+    fn without_a_seat_nothing_is_done_whatever_happens() {
+        let mut agent = Agent::active(1, 5);
+        agent.machine.handle_seat(None, agent.now);
+        assert_eq!(agent.actions(), [Action::CloseTunnel]);
+        agent.leads(true);
+        agent.report(Some(1), Report::default());
+        agent.pass(60 * S);
+        assert_eq!(agent.actions(), []);
+        assert_eq!(agent.machine.role(), Role::Unseated);
+    }
+
+    const ME: BootId = BootId::from_bytes([1; 16]);
+    const YOU: BootId = BootId::from_bytes([2; 16]);
+
+    fn epoch(claim: u64) -> Epoch {
+        Epoch { group: 1, claim }
+    }
+
+    #[derive(Default)]
+    struct Report {
+        tunnel: Option<u64>,
+        order: Option<(u64, bool)>,
+    }
+
+    struct Agent {
+        machine: RoleMachine,
+        node: u64,
+        now: Instant,
+    }
+
+    impl Agent {
+        /// A standby that hears central.
+        fn seated(node: u64) -> Self {
+            let now = Instant::now();
+            let mut machine = RoleMachine::new(ME, 10 * S, now);
+            machine.handle_central(true, now);
+            machine.handle_seat(Some(Seat { group: 1, node: NodeId(node) }), now);
+            Self { machine, node, now }
+        }
+
+        /// The leader and active under claim `index`, its tunnel up.
+        fn active(node: u64, index: u64) -> Self {
+            let mut agent = Self::seated(node);
+            agent.leads(true);
+            agent.report(Some(1), Report::default());
+            agent.claim(index, node, ME);
+            agent.report(None, Report { tunnel: Some(node), ..Report::default() });
+            agent.actions();
+            agent
+        }
+
+        fn leads(&mut self, leads: bool) {
+            let leader = leads.then_some(NodeId(self.node));
+            self.machine.handle_leadership(Leadership { leader, leads }, self.now);
+        }
+
+        fn report(&mut self, answers: Option<u64>, report: Report) {
+            let report = GatewayReport {
+                answers,
+                tunnel: report.tunnel.map(|node| LiveTunnel { node: NodeId(node), epoch: epoch(5), boot: YOU }),
+                order: report.order.map(|(node, planned)| Order { id: 1, node: NodeId(node), planned }),
+                fence: None,
+            };
+            self.machine.handle_report(report, self.now);
+        }
+
+        fn claim(&mut self, index: u64, node: u64, boot: BootId) {
+            self.machine.handle_claim(Claim { epoch: epoch(index), node: NodeId(node), boot }, self.now);
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            self.machine.handle_timeout(self.now);
+        }
+
+        fn actions(&mut self) -> Vec<Action> {
+            std::iter::from_fn(|| self.machine.poll_action()).collect()
+        }
+    }
+}
