@@ -1,0 +1,1 @@
+//! How an agent becomes known: one-time tokens, certificates, renewal.
