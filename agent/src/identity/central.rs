@@ -1,0 +1,237 @@
+//! The way to central: its address, and one TLS connection to it.
+//!
+//! Every attempt resolves the name anew and tries every address: a failed-over load balancer must
+//! not need an agent's restart.
+
+use std::{fmt, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::Identity;
+use crate::dialer::dial::{TcpConnector, race};
+
+/// Resolving, connecting and the TLS handshake, all addresses together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the names may take of that.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where central listens for agents: `https://HOST[:PORT]`, port 443 unless given.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CentralUrl {
+    host: String,
+    port: u16,
+}
+
+/// Why a text is no address of central.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not central's address: {problem}; it reads https://HOST or https://HOST:PORT")]
+pub struct CentralUrlError {
+    text: String,
+    problem: &'static str,
+}
+
+impl CentralUrl {
+    /// The host as it appears in central's certificate, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `HOST:PORT`, for an HTTP Host header and a websocket's address.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for CentralUrl {
+    type Err = CentralUrlError;
+
+    fn from_str(text: &str) -> Result<Self, CentralUrlError> {
+        // An address may come with a pasted password; errors repeat only a bounded part before '@'.
+        let shown = text.split('@').next().unwrap_or_default().chars().take(100).collect::<String>();
+        let wrong = |problem| CentralUrlError { text: shown.clone(), problem };
+        let rest = match text.split_once("://") {
+            Some(("https", rest)) => rest,
+            Some(_) => return Err(wrong("agents speak only https")),
+            None => return Err(wrong("it must begin with https://")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#', '@']) {
+            return Err(wrong("it must hold nothing but a host and a port"));
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => {
+                let (host, after) = rest.split_once(']').ok_or(wrong("a ']' is missing"))?;
+                match after.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if after.is_empty() => (host, None),
+                    None => return Err(wrong("after ']' only a port may follow")),
+                }
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let port = match port {
+            None => 443,
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse() {
+                Ok(0) | Err(_) => return Err(wrong("a port lies between 1 and 65535")),
+                Ok(port) => port,
+            },
+            Some(_) => return Err(wrong("a port lies between 1 and 65535")),
+        };
+        if ServerName::try_from(host).is_err() {
+            return Err(wrong("the host is neither a name nor an IP address"));
+        }
+        Ok(Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl TryFrom<String> for CentralUrl {
+    type Error = CentralUrlError;
+
+    fn try_from(text: String) -> Result<Self, CentralUrlError> {
+        text.parse()
+    }
+}
+
+impl From<CentralUrl> for String {
+    fn from(url: CentralUrl) -> Self {
+        url.to_string()
+    }
+}
+
+impl fmt::Display for CentralUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.authority())
+    }
+}
+
+impl fmt::Debug for CentralUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why there is no connection to central.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the name of central, {host}, cannot be resolved; check the address and this host's DNS")]
+    Resolve { host: String, source: io::Error },
+    #[error("central at {url} did not answer within {limit:?}; check the address and the firewall between")]
+    TimedOut { url: CentralUrl, limit: Duration },
+    #[error("central at {url} could not be reached (tried {tried:?})")]
+    Connect { url: CentralUrl, tried: Vec<SocketAddr>, source: io::Error },
+    #[error("no secure connection with central at {url}")]
+    Tls { url: CentralUrl, source: io::Error },
+}
+
+/// Opens a TLS connection to central as this agent.
+///
+/// Cancel-safe: dropping it closes whatever was opened.
+pub async fn connect_central(
+    url: &CentralUrl,
+    identity: &Identity,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    connect(url, identity.tls.clone()).await
+}
+
+pub(crate) async fn connect(
+    url: &CentralUrl,
+    tls: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let timed_out = || ConnectError::TimedOut { url: url.clone(), limit: CONNECT_TIMEOUT };
+    let addrs = resolve(url).await?;
+    let socket = match timeout_at(deadline, race(&addrs, &TcpConnector)).await {
+        Err(_) => return Err(timed_out()),
+        Ok(Err(source)) => return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source }),
+        Ok(Ok((socket, _))) => socket,
+    };
+    fail_fast(&socket).map_err(|source| ConnectError::Connect { url: url.clone(), tried: addrs, source })?;
+    // Checked when the URL was parsed; a failure here would still be an error, not a panic.
+    let name = ServerName::try_from(url.host().to_owned())
+        .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
+    match timeout_at(deadline, TlsConnector::from(tls).connect(name, socket)).await {
+        Err(_) => Err(timed_out()),
+        Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source }),
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}
+
+/// Every address central's name has at this moment.
+pub(crate) async fn resolve(url: &CentralUrl) -> Result<Vec<SocketAddr>, ConnectError> {
+    let failed = |source| ConnectError::Resolve { host: url.host().to_owned(), source };
+    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((url.host(), url.port()))).await {
+        Err(_) => Err(failed(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer"))),
+        Ok(Err(source)) => Err(failed(source)),
+        Ok(Ok(addrs)) => {
+            let addrs: Vec<_> = addrs.collect();
+            if addrs.is_empty() {
+                return Err(failed(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
+            }
+            Ok(addrs)
+        }
+    }
+}
+
+/// Unacknowledged data ends the connection after ten seconds instead of after the kernel's fifteen minutes.
+fn fail_fast(socket: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_central_has_a_host_and_a_port() {
+        let parse = |text: &str| text.parse::<CentralUrl>().map(|url| url.authority());
+        assert_eq!(parse("https://Central.example").unwrap(), "central.example:443");
+        assert_eq!(parse("https://central.example:8443/").unwrap(), "central.example:8443");
+        assert_eq!(parse("https://[2001:db8::1]:8443").unwrap(), "[2001:db8::1]:8443");
+        assert_eq!(parse("https://127.0.0.1:1").unwrap(), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_right_spelling() {
+        for text in [
+            "central.example",
+            "http://central.example",
+            "https://",
+            "https://central.example/path",
+            "https://central.example?x",
+            "https://user:pass@central.example",
+            "https://central.example:0",
+            "https://central.example:65536",
+            "https://central.example:+1",
+            "https://central.example:",
+            "https://[::1",
+            "https://[::1]x",
+            "https://cen tral",
+        ] {
+            let error = text.parse::<CentralUrl>().unwrap_err().to_string();
+            assert!(error.contains("https://HOST:PORT"), "{error}");
+            assert!(!error.contains("central.example\" is") || !text.contains('@'));
+        }
+    }
+}
