@@ -5,3 +5,4 @@ pub mod data_dir;
 pub mod dialer;
 pub mod explain;
 pub mod identity;
+pub mod role;
