@@ -1,1 +1,56 @@
-fn main() {}
+//! `posternctl`, the administrator's command line: a client of central's REST API.
+//!
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 central refused or the thing
+//! failed, 2 wrong usage or configuration, 3 no answer.
+
+mod advice;
+mod args;
+mod client;
+mod destinations;
+mod enrollment;
+mod events;
+mod failure;
+mod gateway;
+mod process_servers;
+mod raft;
+mod screen;
+mod secret_file;
+mod status;
+mod tokens;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use client::Client;
+use failure::Failure;
+use screen::Screen;
+
+fn main() -> ExitCode {
+    let args = Args::parse(); // wrong usage leaves here, with 2
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return Failure::Failed(format!("the operating system gave no event loop: {error}")).report();
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let mut screen = Screen::new(args.output);
+    let client = Client::new(&args.connection)?;
+    match args.command {
+        Command::Status => status::show(&client, &mut screen).await,
+        Command::ProcessServers(command) => process_servers::run(command, &client, &mut screen).await,
+        Command::Gateway(command) => gateway::run(command, &client, &mut screen).await,
+        Command::Destinations(command) => destinations::run(command, &client, &mut screen).await,
+        Command::Enrollment(command) => enrollment::run(command, &client, &mut screen).await,
+        Command::Events(options) => events::run(options, &client, &mut screen).await,
+        Command::Tokens(command) => tokens::run(command, &client, &mut screen).await,
+        Command::Raft(command) => raft::run(command, &client, &mut screen).await,
+    }
+}

@@ -1,0 +1,103 @@
+//! `/api-tokens`: nobody makes or revokes a token that may do more than their own.
+
+use std::time::Duration;
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use proto::Name;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tracing::info;
+
+use super::{
+    AppState,
+    input::{Json, Named, ttl},
+    problem::Problem,
+    rights::{Caller, Role},
+    token::{TokenError, TokenRecord},
+};
+
+/// A token without its secret.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenAnswer {
+    id: String,
+    name: Option<Name>,
+    role: Role,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+}
+
+impl From<TokenRecord> for TokenAnswer {
+    fn from(token: TokenRecord) -> Self {
+        let TokenRecord { id, name, role, created_at, expires_at, .. } = token;
+        Self { id, name, role, created_at, expires_at }
+    }
+}
+
+pub(super) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Vec<TokenAnswer>>, Problem> {
+    let tokens = state.api_tokens.list(&caller.environment).await?;
+    Ok(Answer(tokens.into_iter().map(TokenAnswer::from).collect()))
+}
+
+/// The body of `POST /api-tokens`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    role: Role,
+    #[serde(default)]
+    name: Option<Name>,
+    /// How long it is valid; without it, until it is revoked.
+    #[serde(default, deserialize_with = "ttl")]
+    ttl: Option<Duration>,
+}
+
+/// The only answer that holds the secret.
+#[derive(Serialize)]
+pub(super) struct Created {
+    token: String,
+    #[serde(flatten)]
+    about: TokenAnswer,
+}
+
+pub(super) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewToken>,
+) -> Result<(StatusCode, Answer<Created>), Problem> {
+    if new.role > caller.role {
+        return Err(Problem::forbidden(new.role, caller.role));
+    }
+    let (text, record) = state.api_tokens.create(&caller.environment, new.role, new.name, new.ttl).await?;
+    info!(id = record.id, role = %record.role, by = caller.token, "Made an API token");
+    Ok((StatusCode::CREATED, Answer(Created { token: text.reveal().to_owned(), about: record.into() })))
+}
+
+pub(super) async fn revoke(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<StatusCode, Problem> {
+    let Some(token) = state.api_tokens.find(&caller.environment, id.as_str()).await? else {
+        return Err(Problem::not_found("api_token_not_found", format!("no API token has the id {id}")));
+    };
+    if token.role > caller.role {
+        return Err(Problem::forbidden(token.role, caller.role));
+    }
+    state.api_tokens.revoke(&token).await?;
+    info!(id = token.id, by = caller.token, "Revoked an API token");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::TooMany => Self::conflict("too_many_api_tokens", error.to_string()),
+            TokenError::TooLong => Self::field("ttl", error.to_string()),
+            TokenError::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `/gateway`: the Secure Gateway's state, and the planned switch.
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use proto::Name;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{AppState, input::Json, problem::Problem, rights::Caller};
+use crate::gateway::{
+    GatewayView,
+    view::{AttemptView, CandidateView, GatewayState, SwitchView},
+};
+
+/// The event that is raised while no candidate can bring up a secure connection.
+const EVENT: &str = "System_Secure_Gateway";
+
+/// The answer of `GET /gateway`.
+#[derive(Debug, Serialize)]
+pub(super) struct GatewayAnswer {
+    state: GatewayState,
+    active: Option<Name>,
+    /// The claim within `group_epoch`: together the highest epoch ever admitted.
+    epoch: Option<u64>,
+    group_epoch: Option<u64>,
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+    candidates: Vec<CandidateView>,
+    attempt: Option<AttemptView>,
+    event: EventAnswer,
+    last_switch: Option<SwitchView>,
+    /// How many more voting members the group can lose and still change its active.
+    can_lose: Option<usize>,
+    streams: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct EventAnswer {
+    name: &'static str,
+    raised: bool,
+}
+
+impl From<&GatewayView> for GatewayAnswer {
+    fn from(view: &GatewayView) -> Self {
+        Self {
+            state: view.state,
+            active: view.active.clone(),
+            epoch: view.fence.map(|epoch| epoch.claim),
+            group_epoch: view.fence.map(|epoch| epoch.group),
+            since: view.since,
+            candidates: view.candidates.clone(),
+            attempt: view.attempt.clone(),
+            event: EventAnswer { name: EVENT, raised: view.event_raised },
+            last_switch: view.last_switch.clone(),
+            can_lose: view.can_lose,
+            streams: view.streams,
+        }
+    }
+}
+
+pub(super) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<GatewayAnswer>, Problem> {
+    let view = state.gateway(&caller)?.view();
+    Ok(Answer(GatewayAnswer::from(&*view)))
+}
+
+/// The body of `POST /gateway/switch`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SwitchRequest {
+    #[serde(default)]
+    to: Option<Name>,
+}
+
+/// Accepted, not done: the answer is the state at the time the order stands.
+pub(super) async fn switch(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(request): Json<SwitchRequest>,
+) -> Result<(StatusCode, Answer<GatewayAnswer>), Problem> {
+    let gateway = state.gateway(&caller)?;
+    gateway.switch(request.to).await?;
+    let view = gateway.view();
+    Ok((StatusCode::ACCEPTED, Answer(GatewayAnswer::from(&*view))))
+}

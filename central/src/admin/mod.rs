@@ -1,0 +1,66 @@
+//! The administrator's side of central: the REST API, health, and the page at `/`.
+//!
+//! ```text
+//!   serve (TLS, bounds) ─► request (id, deadline, problems) ─► routes (who may) ─► one file a resource
+//! ```
+//!
+//! Every answer is decided from the store's records and the gateway room's snapshots; this room
+//! keeps no state of its own.
+
+mod api_tokens;
+mod authenticate;
+pub mod data_plane;
+mod gateway;
+mod health;
+mod input;
+mod meta;
+mod page;
+pub mod problem;
+mod process_servers;
+mod raft;
+pub mod request;
+pub mod rights;
+pub mod routes;
+pub mod serve;
+pub mod token;
+
+use std::sync::Arc;
+
+pub use data_plane::DataPlane;
+pub use rights::Role;
+pub use routes::router;
+pub use serve::serve;
+pub use token::ApiTokens;
+
+use crate::{
+    gateway::{Gateway, Gateways},
+    store::SharedStore,
+};
+use problem::Problem;
+use rights::Caller;
+
+/// Where the API begins.
+pub const API: &str = "/api/v1";
+
+/// What the handlers need of the other rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub store: SharedStore,
+    pub gateways: Gateways,
+    pub data_plane: Arc<dyn DataPlane>,
+    pub api_tokens: ApiTokens,
+    /// The address of the Environment's forwarding front door, shown on the active.
+    pub ip_forwarder_url: Option<Arc<str>>,
+}
+
+impl AppState {
+    /// The gateway of the caller's Environment.
+    fn gateway(&self, caller: &Caller) -> Result<&Gateway, Problem> {
+        self.gateways.of(&caller.environment).ok_or_else(|| {
+            Problem::not_found(
+                "environment_not_found",
+                format!("this central serves no Environment named {}", caller.environment),
+            )
+        })
+    }
+}

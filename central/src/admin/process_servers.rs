@@ -1,0 +1,182 @@
+//! `/process-servers`: the records of the agents, with what the gateway room hears of each now.
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use proto::Name;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    AppState,
+    input::{Json, Named},
+    problem::Problem,
+    rights::Caller,
+};
+use crate::{
+    gateway::GatewayView,
+    process_server::{ProcessServer, ProcessServers, group::Groups},
+};
+
+/// One Process Server, as the API shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct ProcessServerAnswer {
+    name: Name,
+    candidate: bool,
+    configured: bool,
+    restart_required: bool,
+    connected: bool,
+    active: bool,
+    #[serde(with = "time::serde::rfc3339::option")]
+    last_seen: Option<OffsetDateTime>,
+    /// The agent's software version; `null` until it was first heard.
+    version: Option<String>,
+    os: Option<String>,
+    system_information: SystemInformation,
+}
+
+/// What the host is, and on the active where its Environment's forwarding front door is.
+#[derive(Debug, Serialize)]
+struct SystemInformation {
+    os: String,
+    arch: String,
+    hostname: String,
+    pid: u32,
+    #[serde(rename = "IPForwarderURL", skip_serializing_if = "Option::is_none")]
+    ip_forwarder_url: Option<String>,
+}
+
+pub(super) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Vec<ProcessServerAnswer>>, Problem> {
+    let servers = state.process_servers(&caller).list().await?;
+    let looking = Looking::new(&state, &caller).await?;
+    Ok(Answer(servers.into_iter().map(|server| looking.at(server)).collect()))
+}
+
+pub(super) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(name): Named,
+) -> Result<Answer<ProcessServerAnswer>, Problem> {
+    let server = state.process_servers(&caller).find(&name).await?.ok_or_else(|| unknown(&name))?;
+    Ok(Answer(Looking::new(&state, &caller).await?.at(server)))
+}
+
+/// The body of `PATCH /process-servers/{name}`. What is left out stays as it is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    #[serde(default)]
+    candidate: Option<bool>,
+}
+
+pub(super) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(name): Named,
+    Json(change): Json<Change>,
+) -> Result<Answer<ProcessServerAnswer>, Problem> {
+    let servers = state.process_servers(&caller);
+    let server = match change.candidate {
+        Some(candidate) => {
+            let server = servers.mark(&name, candidate).await?;
+            // The record is the truth: if the room cannot be told now it reads it when it can.
+            state.gateway(&caller)?.reload().await?;
+            server
+        }
+        None => servers.find(&name).await?.ok_or_else(|| unknown(&name))?,
+    };
+    Ok(Answer(Looking::new(&state, &caller).await?.at(server)))
+}
+
+pub(super) async fn restart(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(name): Named,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<StatusCode, Problem> {
+    state.gateway(&caller)?.restart(name).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// The body of a call that takes none.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoFields {}
+
+/// Removing the active would cut every stream without a word: it has to hand over first.
+pub(super) async fn remove(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(name): Named,
+) -> Result<StatusCode, Problem> {
+    let gateway = state.gateway(&caller)?;
+    if gateway.view().active.as_ref() == Some(&name) {
+        return Err(Problem::conflict(
+            "active",
+            format!("{name} is the active gateway: switch to another one or unmark it first, then remove it"),
+        ));
+    }
+    state.process_servers(&caller).remove(&name).await?;
+    gateway.reload().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One look at the gateway, so that all records of an answer are seen at the same moment.
+struct Looking<'a> {
+    view: std::sync::Arc<GatewayView>,
+    group_exists: bool,
+    ip_forwarder_url: Option<&'a str>,
+}
+
+impl<'a> Looking<'a> {
+    async fn new(state: &'a AppState, caller: &Caller) -> Result<Self, Problem> {
+        let group = Groups::new(state.store.clone(), &caller.environment).record().await?;
+        Ok(Self {
+            view: state.gateway(caller)?.view(),
+            group_exists: group.group.is_some(),
+            ip_forwarder_url: state.ip_forwarder_url.as_deref(),
+        })
+    }
+
+    fn at(&self, server: ProcessServer) -> ProcessServerAnswer {
+        let candidate = self.view.candidates.iter().find(|candidate| candidate.agent == server.agent);
+        let connected = self.view.connected.get(&server.agent);
+        let active = self.view.active.as_ref() == Some(&server.name);
+        let restart_required = server.restart_required(self.group_exists);
+        let heard = connected.is_some() || server.last_seen.is_some();
+        let (software, system) = match connected {
+            Some(connected) => (connected.software.clone(), connected.system.clone()),
+            None => (server.software, server.system),
+        };
+        ProcessServerAnswer {
+            candidate: server.candidate,
+            // Unmarking counts at once, though the room may still be handing over.
+            configured: server.candidate && candidate.is_some_and(|candidate| candidate.configured),
+            restart_required,
+            connected: connected.is_some(),
+            active,
+            last_seen: connected.map(|connected| connected.last_heard).or(server.last_seen),
+            version: heard.then_some(software),
+            os: heard.then(|| system.os.clone()),
+            system_information: SystemInformation {
+                os: system.os,
+                arch: system.arch,
+                hostname: system.hostname,
+                pid: system.pid,
+                ip_forwarder_url: self.ip_forwarder_url.filter(|_| active).map(str::to_owned),
+            },
+            name: server.name,
+        }
+    }
+}
+
+fn unknown(name: &Name) -> Problem {
+    Problem::not_found("process_server_not_found", format!("no Process Server is named {name}"))
+}
+
+impl AppState {
+    fn process_servers(&self, caller: &Caller) -> ProcessServers {
+        ProcessServers::new(self.store.clone(), &caller.environment)
+    }
+}

@@ -1,0 +1,74 @@
+//! What happens around every request: an id, a deadline, a log line, safe headers, and the one
+//! place where a [`Problem`] becomes bytes.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, debug, info, info_span};
+
+use super::problem::Problem;
+
+/// Names the request in answers and logs.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long a request has, from its head to the head of its answer. Longer than the longest
+/// handler needs: testing a destination, [`super::destinations::TEST_TIMEOUT`].
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Said with every answer. The built-in page has no script, style sheet, image or form to allow.
+const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+    ),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+];
+
+/// The outermost layer.
+pub(super) async fn around(request: Request, next: Next) -> Response {
+    // Ours, never the caller's: an id that somebody else may choose proves nothing in a log.
+    let request_id = format!("{:016x}", rand::random::<u64>());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let started = Instant::now();
+    let span = info_span!("request", request_id);
+    let answered = timeout(REQUEST_TIMEOUT, next.run(request).instrument(span.clone())).await;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timed_out",
+            format!(
+                "this took longer than {REQUEST_TIMEOUT:?} and was given up; what it began may still happen"
+            ),
+        )
+        .render(&request_id),
+    };
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = problem.render(&request_id);
+    }
+    span.in_scope(|| {
+        let (status, took) = (response.status().as_u16(), started.elapsed());
+        if method == Method::GET || method == Method::HEAD {
+            debug!(%method, path, status, ?took, "Answered a request");
+        } else {
+            info!(%method, path, status, ?took, "Answered a request");
+        }
+    });
+    let headers = response.headers_mut();
+    headers.extend(SAFE_HEADERS);
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    response
+}

@@ -1,0 +1,103 @@
+//! The one table of who may call what. The router is made from it, so there is no other way in.
+
+use axum::{
+    Router,
+    handler::Handler,
+    http::{Method, StatusCode},
+    middleware::{from_fn, from_fn_with_state},
+    routing::{MethodFilter, MethodRouter, on},
+};
+
+use super::{
+    API, AppState, api_tokens, authenticate, gateway, health, meta, page,
+    problem::Problem,
+    process_servers, raft, request,
+    rights::{
+        Needs,
+        Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
+    },
+};
+
+/// One line of the table.
+pub struct Route {
+    pub method: Method,
+    /// With parameters in braces.
+    pub path: String,
+    pub needs: Needs,
+    handler: MethodRouter<AppState>,
+}
+
+/// Every route of the admin address.
+pub fn table() -> Vec<Route> {
+    vec![
+        open("/", page::show),
+        open("/livez", health::live),
+        open("/readyz", health::ready),
+        open("/api/v1/meta", meta::show),
+        get("/gateway", Viewer, gateway::show),
+        post("/gateway/switch", Operator, gateway::switch),
+        get("/process-servers", Viewer, process_servers::list),
+        get("/process-servers/{name}", Viewer, process_servers::show),
+        patch("/process-servers/{name}", CloudAdministrator, process_servers::change),
+        delete("/process-servers/{name}", CloudAdministrator, process_servers::remove),
+        post("/process-servers/{name}/restart", Operator, process_servers::restart),
+        get("/raft", Viewer, raft::show),
+        get("/api-tokens", Administrator, api_tokens::list),
+        post("/api-tokens", Administrator, api_tokens::create),
+        delete("/api-tokens/{id}", Administrator, api_tokens::revoke),
+    ]
+}
+
+/// The admin address as a whole.
+pub fn router(state: AppState) -> Router {
+    let mut router = Router::new();
+    for route in table() {
+        let handler = match route.needs {
+            Needs::Nothing => route.handler,
+            Needs::Role(role) => {
+                route.handler.route_layer(from_fn_with_state((state.clone(), role), authenticate::at_least))
+            }
+        };
+        router = router.route(&route.path, handler);
+    }
+    router
+        .fallback(|| async { Problem::not_found("no_such_route", "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not take this method",
+            )
+        })
+        .layer(from_fn(request::around))
+        .with_state(state)
+}
+
+fn open<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Route {
+    Route {
+        method: Method::GET,
+        path: path.to_owned(),
+        needs: Needs::Nothing,
+        handler: on(MethodFilter::GET, handler),
+    }
+}
+
+fn get<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    api(Method::GET, path, role, on(MethodFilter::GET, handler))
+}
+
+fn post<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    api(Method::POST, path, role, on(MethodFilter::POST, handler))
+}
+
+fn patch<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    api(Method::PATCH, path, role, on(MethodFilter::PATCH, handler))
+}
+
+fn delete<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    api(Method::DELETE, path, role, on(MethodFilter::DELETE, handler))
+}
+
+fn api(method: Method, path: &str, role: Role, handler: MethodRouter<AppState>) -> Route {
+    Route { method, path: format!("{API}{path}"), needs: Needs::Role(role), handler }
+}

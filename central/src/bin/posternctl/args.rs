@@ -1,0 +1,267 @@
+//! What may be typed. A secret has no argument here: tokens come from a file or the environment.
+
+use std::path::PathBuf;
+
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use proto::Name;
+
+/// The administrator's command line for Postern.
+#[derive(Debug, Parser)]
+#[command(
+    name = "posternctl",
+    version,
+    propagate_version = true,
+    after_help = "Environment: POSTERN_SERVER, POSTERN_TOKEN (the token itself), POSTERN_CA_CERT.\n\
+                  Exit codes: 0 done, 1 central refused or the thing failed, 2 wrong usage or configuration, 3 no answer."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How to print: a table for people, or the API's JSON.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where central is and who asks.
+#[derive(Debug, Arguments)]
+pub(crate) struct Connection {
+    /// Central's admin address, https://HOST:PORT.
+    #[arg(long, global = true, env = "POSTERN_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// A file holding the API token; '-' reads it from stdin. Otherwise POSTERN_TOKEN is used.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The CA certificate (PEM) that central's own certificate is checked against; without it,
+    /// the system's CAs are.
+    #[arg(long, global = true, env = "POSTERN_CA_CERT", value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The Secure Gateway at a glance: state, candidates, and what to do next.
+    Status,
+    /// Process Servers: the agents' records in central.
+    #[command(subcommand, visible_alias = "ps")]
+    ProcessServers(ProcessServers),
+    /// The Secure Gateway.
+    #[command(subcommand)]
+    Gateway(Gateway),
+    /// Named places reachable through the gateway.
+    #[command(subcommand)]
+    Destinations(Destinations),
+    /// One-time tokens that let a new agent in.
+    #[command(subcommand)]
+    Enrollment(Enrollment),
+    /// What happened, oldest first.
+    Events(Events),
+    /// API tokens, such as the one posternctl itself uses.
+    #[command(subcommand)]
+    Tokens(Tokens),
+    /// The gateway group's Raft, for diagnosis.
+    #[command(subcommand)]
+    Raft(Raft),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProcessServers {
+    /// Lists them all.
+    List,
+    /// Shows one with its System Information.
+    Show { name: Name },
+    /// Allows NAME to become the Secure Gateway, or not. Needs the Cloud Administrator role.
+    Candidate { name: Name, allowed: Switch },
+    /// Restarts the agent process.
+    Restart { name: Name },
+    /// Removes the record; its agent is refused from then on and has to enrol again.
+    Remove { name: Name },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gateway {
+    /// Shows its state.
+    Show,
+    /// Hands over as planned: the next active connects first, the old one drains.
+    Switch {
+        /// The Process Server to take over; without it, the next configured candidate does.
+        #[arg(long, value_name = "NAME")]
+        to: Option<Name>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Destinations {
+    /// Lists them all.
+    List,
+    /// Shows one.
+    Show { name: Name },
+    /// Opens a real stream to NAME through the gateway and says what came of it.
+    Test { name: Name },
+    /// Adds one.
+    Add(AddDestination),
+    /// Opens its listener again.
+    Enable { name: Name },
+    /// Closes its listener and keeps the record.
+    Disable { name: Name },
+    /// Closes its listener and forgets it.
+    Remove { name: Name },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct AddDestination {
+    pub(crate) name: Name,
+    /// Where it is, seen from the agents: tcp://, tls://, http://, postgresql://, smtp:// … HOST:PORT.
+    pub(crate) url: String,
+    /// The kind of destination; by default the URL's scheme says it.
+    #[arg(long = "type", value_name = "T")]
+    pub(crate) kind: Option<String>,
+    /// Where central listens for it; port 0, the default, takes a free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Adds it without opening its listener.
+    #[arg(long)]
+    pub(crate) disabled: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Enrollment {
+    /// Makes a one-time token and prints it, or writes it to a file only you can read.
+    Create {
+        /// The only name the token may be used for; without it, any.
+        #[arg(long, value_name = "N")]
+        name: Option<Name>,
+        /// How long it may be redeemed, such as 15m.
+        #[arg(long, value_name = "TTL", value_parser = duration)]
+        ttl: Option<String>,
+        /// A new file for the token, mode 0600, instead of stdout.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Events {
+    /// Goes on printing what happens, until interrupted.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Only events after this id.
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Option<u64>,
+    /// At most this many; without --after, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tokens {
+    /// Lists them, without their secrets.
+    List,
+    /// Makes a token and prints it once, or writes it to a file only you can read.
+    Create {
+        #[arg(long)]
+        role: Role,
+        /// What it is for, shown in the list.
+        #[arg(long, value_name = "N")]
+        name: Option<Name>,
+        /// How long it is valid, such as 90d; without it, until it is revoked.
+        #[arg(long, value_name = "TTL", value_parser = duration)]
+        ttl: Option<String>,
+        /// A new file for the token, mode 0600, instead of stdout.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Makes one invalid at once.
+    Revoke { id: Name },
+}
+
+/// The API's roles, each with all rights of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Role {
+    Viewer,
+    Operator,
+    Administrator,
+    #[value(alias = "cloud-administrator")]
+    CloudAdministrator,
+}
+
+impl Role {
+    /// Its spelling in the API.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Administrator => "administrator",
+            Self::CloudAdministrator => "cloud_administrator",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Raft {
+    /// Node ID, Name, State, Voter, and how many losses the group can bear.
+    Status,
+}
+
+/// Checks a duration here, so that a typo is wrong usage; central gets the text as it was typed.
+fn duration(text: &str) -> Result<String, humantime::DurationError> {
+    humantime::parse_duration(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_argument_takes_a_token_itself() {
+        let refused = Args::try_parse_from(["posternctl", "--token", "pst_x", "status"]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::UnknownArgument);
+    }
+
+    #[test]
+    fn a_name_that_could_leave_its_path_is_wrong_usage() {
+        let refused =
+            Args::try_parse_from(["posternctl", "process-servers", "show", "../api-tokens"]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ValueValidation);
+        assert_eq!(refused.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_duration_without_a_unit_is_wrong_usage() {
+        let refused =
+            Args::try_parse_from(["posternctl", "enrollment", "create", "--ttl", "15"]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn a_role_is_written_with_a_dash_or_as_the_api_writes_it() {
+        for written in ["cloud-administrator", "cloud_administrator"] {
+            let args = Args::try_parse_from(["posternctl", "tokens", "create", "--role", written]).unwrap();
+            assert!(matches!(
+                args.command,
+                Command::Tokens(Tokens::Create { role: Role::CloudAdministrator, .. })
+            ));
+        }
+    }
+}

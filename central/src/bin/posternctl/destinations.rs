@@ -1,0 +1,168 @@
+//! `posternctl destinations …`
+
+use proto::Name;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    args::{AddDestination, Destinations},
+    client::{Client, read},
+    failure::Failure,
+    screen::{Screen, or_dash, plain, yes},
+};
+
+/// A destination, as far as tables show it.
+#[derive(Debug, Deserialize)]
+struct Destination {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    url: String,
+    direction: String,
+    listen: Option<String>,
+    enabled: bool,
+    #[serde(default)]
+    listening: Option<String>,
+    #[serde(default)]
+    problem: Option<String>,
+}
+
+/// What came of a test.
+#[derive(Debug, Deserialize)]
+struct Tested {
+    reached: bool,
+    ms: u64,
+    via: Option<String>,
+    reason: Option<String>,
+}
+
+pub(crate) async fn run(command: Destinations, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    match command {
+        Destinations::List => {
+            let answer = client.get("destinations").await?;
+            if screen.is_json() {
+                return Ok(screen.json(&answer)?);
+            }
+            table(&read::<Vec<Destination>>(&answer)?, screen)
+        }
+        Destinations::Show { name } => {
+            let answer = client.get(&path(&name)).await?;
+            if screen.is_json() {
+                return Ok(screen.json(&answer)?);
+            }
+            details(&read(&answer)?, screen)
+        }
+        Destinations::Test { name } => test(&name, client, screen).await,
+        Destinations::Add(add) => {
+            let answer = client.post("destinations", new_destination(&add)).await?;
+            if screen.is_json() {
+                return Ok(screen.json(&answer)?);
+            }
+            details(&read(&answer)?, screen)?;
+            screen.talk(&format!(
+                "Added. The agents' own allow-lists must allow it too; try it: posternctl destinations test {}",
+                add.name
+            ));
+            Ok(())
+        }
+        Destinations::Enable { name } => enable(&name, true, client, screen).await,
+        Destinations::Disable { name } => enable(&name, false, client, screen).await,
+        Destinations::Remove { name } => {
+            client.delete(&path(&name)).await?;
+            screen.talk(&format!("{name} was removed."));
+            Ok(())
+        }
+    }
+}
+
+async fn enable(name: &Name, enabled: bool, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let answer = client.patch(&path(name), json!({ "enabled": enabled })).await?;
+    screen.talk(&format!("{name} is {}.", if enabled { "enabled" } else { "disabled" }));
+    if screen.is_json() { Ok(screen.json(&answer)?) } else { Ok(()) }
+}
+
+/// A destination that was not reached is a failure: scripts ask by the exit code.
+async fn test(name: &Name, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let answer = client.post(&format!("{}/test", path(name)), json!({})).await?;
+    let tested: Tested = read(&answer)?;
+    let via = tested.via.map(|via| format!(" through {via}")).unwrap_or_default();
+    let reason = tested.reason.unwrap_or_else(|| "no reason was given".to_owned());
+    if screen.is_json() {
+        screen.json(&answer)?;
+    } else if tested.reached {
+        screen.line(&format!("{name} was reached{via} in {} ms", tested.ms))?;
+    }
+    if tested.reached {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("{name} was not reached{via} after {} ms: {}", tested.ms, plain(&reason))))
+}
+
+fn path(name: &Name) -> String {
+    format!("destinations/{name}")
+}
+
+/// Says only what was typed: what is left out is central's to decide.
+fn new_destination(add: &AddDestination) -> Value {
+    let mut body = Map::new();
+    body.insert("name".into(), json!(add.name));
+    body.insert("url".into(), json!(add.url));
+    if let Some(kind) = &add.kind {
+        body.insert("type".into(), json!(kind));
+    }
+    if let Some(listen) = &add.listen {
+        body.insert("listen".into(), json!(listen));
+    }
+    if add.disabled {
+        body.insert("enabled".into(), json!(false));
+    }
+    Value::Object(body)
+}
+
+fn table(destinations: &[Destination], screen: &mut Screen) -> Result<(), Failure> {
+    Ok(screen.rows(
+        ["NAME", "TYPE", "URL", "DIRECTION", "LISTEN", "ENABLED", "PROBLEM"],
+        destinations.iter().map(|destination| {
+            [
+                destination.name.clone(),
+                destination.kind.clone(),
+                destination.url.clone(),
+                destination.direction.clone(),
+                or_dash(destination.listening.as_ref().or(destination.listen.as_ref())),
+                yes(destination.enabled),
+                or_dash(destination.problem.as_ref()),
+            ]
+        }),
+        "No destination yet. Add one: posternctl destinations add NAME tcp://HOST:PORT",
+    )?)
+}
+
+fn details(destination: &Destination, screen: &mut Screen) -> Result<(), Failure> {
+    Ok(screen.properties(&[
+        ("Name", destination.name.clone()),
+        ("Type", destination.kind.clone()),
+        ("URL", destination.url.clone()),
+        ("Direction", destination.direction.clone()),
+        ("Listen", or_dash(destination.listen.as_ref())),
+        ("Listening", or_dash(destination.listening.as_ref())),
+        ("Enabled", yes(destination.enabled)),
+        ("Problem", or_dash(destination.problem.as_ref())),
+    ])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_typed_is_left_to_central() {
+        let add = AddDestination {
+            name: "db".parse().unwrap(),
+            url: "tcp://db:5432".into(),
+            kind: None,
+            listen: None,
+            disabled: false,
+        };
+        assert_eq!(new_destination(&add), json!({"name": "db", "url": "tcp://db:5432"}));
+    }
+}

@@ -1,0 +1,76 @@
+//! `posternctl raft status`
+
+use serde::Deserialize;
+
+use crate::{
+    args::Raft as Command,
+    client::{Client, read},
+    failure::Failure,
+    gateway::losses,
+    screen::{Screen, or_dash, yes},
+};
+
+#[derive(Debug, Deserialize)]
+struct Raft {
+    generation: u64,
+    last_applied: u64,
+    last_claim: Option<Claim>,
+    can_lose: Option<u64>,
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Claim {
+    epoch: Epoch,
+    node: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Epoch {
+    group: u64,
+    claim: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Member {
+    node: u64,
+    name: Option<String>,
+    state: String,
+    voter: bool,
+    connected: bool,
+}
+
+pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let Command::Status = command;
+    let answer = client.get("raft").await?;
+    if screen.is_json() {
+        return Ok(screen.json(&answer)?);
+    }
+    let Some(raft) = read::<Option<Raft>>(&answer)? else {
+        screen.talk("No gateway group exists. Mark a candidate and restart it to found one.");
+        return Ok(());
+    };
+    screen.rows(
+        ["NODE ID", "NAME", "STATE", "VOTER", "CONNECTED"],
+        raft.members.iter().map(|member| {
+            [
+                member.node.to_string(),
+                or_dash(member.name.as_ref()),
+                member.state.clone(),
+                yes(member.voter),
+                yes(member.connected),
+            ]
+        }),
+        "The group has no members.",
+    )?;
+    let claim = raft
+        .last_claim
+        .map(|claim| format!("{}.{} by node {}", claim.epoch.group, claim.epoch.claim, claim.node));
+    screen.line("")?;
+    Ok(screen.properties(&[
+        ("Generation", raft.generation.to_string()),
+        ("Last applied", raft.last_applied.to_string()),
+        ("Last claim", or_dash(claim)),
+        ("Can lose", raft.can_lose.map_or_else(|| "-".into(), losses)),
+    ])?)
+}
