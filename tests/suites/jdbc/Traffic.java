@@ -1,5 +1,3 @@
-import java.io.InputStream;
-import java.io.OutputStream;
 import java.security.MessageDigest;
 import java.sql.Connection;
 import java.sql.DriverManager;
@@ -25,6 +23,7 @@ public final class Traffic {
     private static final int CURSOR_ROWS = 1_000_000;
     private static final int FETCH_ROWS = 10_000;
     private static final int LARGE_OBJECT_BYTES = 64 * 1024 * 1024;
+    private static final int PIECE_BYTES = 256 * 1024;
 
     private interface Step {
         String run(Connection connection) throws Exception;
@@ -166,22 +165,20 @@ public final class Traffic {
         LargeObjectManager manager = connection.unwrap(PGConnection.class).getLargeObjectAPI();
         long id = manager.createLO(LargeObjectManager.READWRITE);
         MessageDigest written = MessageDigest.getInstance("SHA-256");
-        try (LargeObject object = manager.open(id, LargeObjectManager.WRITE);
-                OutputStream out = object.getOutputStream()) {
-            for (int at = 0, piece = 1 << 20; at < LARGE_OBJECT_BYTES; at += piece) {
-                byte[] bytes = randomBytes(at, piece);
+        try (LargeObject object = manager.open(id, LargeObjectManager.WRITE)) {
+            for (int at = 0; at < LARGE_OBJECT_BYTES; at += PIECE_BYTES) {
+                byte[] bytes = randomBytes(at, PIECE_BYTES);
                 written.update(bytes);
-                out.write(bytes);
+                object.write(bytes);
             }
         }
         connection.commit();
 
         MessageDigest read = MessageDigest.getInstance("SHA-256");
         long length = 0;
-        try (LargeObject object = manager.open(id, LargeObjectManager.READ);
-                InputStream in = object.getInputStream()) {
-            byte[] buffer = new byte[1 << 20];
-            for (int count; (count = in.read(buffer)) > 0; length += count) {
+        try (LargeObject object = manager.open(id, LargeObjectManager.READ)) {
+            byte[] buffer = new byte[PIECE_BYTES];
+            for (int count; (count = object.read(buffer, 0, PIECE_BYTES)) > 0; length += count) {
                 read.update(buffer, 0, count);
             }
         }
