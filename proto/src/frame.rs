@@ -349,6 +349,11 @@ impl Body {
         self.kind().name()
     }
 
+    /// Numbered frames change a stream or the tunnel, and are sent again after a cut.
+    pub fn is_numbered(&self) -> bool {
+        self.kind().is_numbered()
+    }
+
     fn payload_len(&self) -> usize {
         match self {
             Body::Open { open, first, .. } => {

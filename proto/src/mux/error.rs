@@ -17,6 +17,8 @@ pub enum MuxError {
     NeverOpened { stream: StreamId, what: &'static str },
     #[error("the peer sent OPENED for stream {stream}, which does not wait for it")]
     NotWaiting { stream: StreamId },
+    #[error("the peer sent on stream {stream} before it had answered the OPEN")]
+    BeforeOpened { stream: StreamId },
     #[error("the peer sent {reached} bytes on stream {stream}, {limit} were granted")]
     BeyondStreamCredit { stream: StreamId, limit: u64, reached: u64 },
     #[error("the peer sent {reached} bytes in all, {limit} were granted to the tunnel")]

@@ -1,1 +1,692 @@
+//! Many streams in one tunnel, as a machine: frames in, events out, and back.
+//!
+//! ```text
+//!   open, write, finish, reset, read          handle_frame ◄── peer
+//!             │                                    │
+//!             ▼                                    ▼
+//!      ┌─ streams: unsent │ unread ─┬─ credit ─┬─ events ──► owner
+//!      └────────────┬───────────────┴──────────┘
+//!                   ▼ schedule: control, then streams in turn
+//!             poll_transmit ──► numbered, kept until acknowledged ──► peer
+//! ```
+//!
+//! Invariants, whatever the peer sends: memory is bounded by [`Limits`]; no stream gets a byte twice, out of order
+//! or not at all, over any number of cuts; a stream that broke never looks finished.
+//!
+//! Absent on purpose: sockets, clocks, tasks, dice. Time arrives as `now`.
 
+mod budget;
+mod chunks;
+mod error;
+mod flow;
+mod limits;
+mod receive;
+mod resume;
+mod schedule;
+mod stream;
+mod transmit;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+#[cfg(feature = "driver")]
+pub(crate) use self::budget::Budget as RateBudget;
+pub use self::error::MuxError;
+pub use self::flow::{OPEN_CREDIT_BYTES, TUNNEL_CREDIT_BYTES};
+pub use self::limits::Limits;
+pub use self::resume::ResumeError;
+pub use crate::frame::{Open, Reset, ResetCode, StreamId, Transport};
+
+use self::budget::Budget;
+use self::flow::{Receiving, Sending};
+use self::resume::{Inbox, Outbox};
+use self::schedule::Schedule;
+use self::stream::{Fin, Opening, Stream};
+
+/// Which end of the tunnel this is. Decides who gives odd stream numbers, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Central,
+    Agent,
+}
+
+impl Side {
+    fn opens(self, stream: StreamId) -> bool {
+        (stream.0 % 2 == 1) == (self == Side::Central)
+    }
+}
+
+/// What its owner should know. Each kind waits at most once per stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MuxEvent {
+    /// The peer opened a stream: [`Mux::accept`] or [`Mux::reset`] it.
+    Incoming(StreamId),
+    /// The peer accepted our stream.
+    Opened(StreamId),
+    /// There are bytes, or the end, to read.
+    Readable(StreamId),
+    /// A writer that found no room finds some now.
+    Writable(StreamId),
+    /// The stream broke; reading and writing say why.
+    Broken(StreamId),
+    /// The peer takes no new streams.
+    GoAway(Reset),
+    /// A ping was answered, and with it all older ones.
+    Pong { nonce: u64, round_trip: Duration },
+}
+
+/// What [`Mux::read`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    Bytes(Bytes),
+    /// Nothing yet; [`MuxEvent::Readable`] follows.
+    Nothing,
+    /// The peer finished this direction.
+    End,
+}
+
+/// Why a stream cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("the first bytes are {len}, at most {OPEN_CREDIT_BYTES} may go with the opening")]
+    FirstBytesTooLong { len: usize },
+    #[error("the tunnel has {0} streams already, which is its limit")]
+    TooManyStreams(usize),
+    #[error("the tunnel has used up its stream numbers")]
+    StreamsExhausted,
+    #[error("the peer takes no new streams: {0}")]
+    GoingAway(Reset),
+    #[error("the tunnel is over: {0}")]
+    Over(Reset),
+}
+
+/// Why a stream cannot be written to or read from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    #[error("the stream was reset")]
+    Reset(#[from] Reset),
+    #[error("the stream's sending direction was finished already")]
+    Finished,
+    #[error("there is no stream {0}")]
+    Unknown(StreamId),
+}
+
+/// One end of a tunnel.
+#[derive(Debug)]
+pub struct Mux {
+    side: Side,
+    limits: Limits,
+    link: Link,
+    streams: HashMap<StreamId, Stream>,
+    /// The last stream each end opened; numbers only grow.
+    last_ours: Option<StreamId>,
+    last_theirs: Option<StreamId>,
+    schedule: Schedule,
+    events: VecDeque<MuxEvent>,
+
+    outbox: Outbox,
+    inbox: Inbox,
+    sending: Sending,
+    receiving: Receiving,
+    tunnel_window_due: bool,
+    /// What all streams' grants add up to.
+    granted: u64,
+    /// What all streams hold unsent.
+    unsent: usize,
+
+    going_away: GoingAway,
+    pings: Pings,
+    budgets: Budgets,
+}
+
+/// Whether there is a websocket, or ever will be again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Link {
+    Attached,
+    Detached,
+    Over(Reset),
+}
+
+#[derive(Debug, Default)]
+struct GoingAway {
+    /// The peer said so.
+    peer: Option<Reset>,
+    /// We say so: the frame that still has to go out, and that new streams are refused.
+    unsent: Option<Reset>,
+    ours: Option<Reset>,
+}
+
+#[derive(Debug, Default)]
+struct Pings {
+    last_nonce: u64,
+    /// A ping wants to go out, not before the time given.
+    due: Option<(u64, Instant)>,
+    ready: Option<u64>,
+    /// Asked and not answered: when [`Mux::ping`] was called.
+    open: VecDeque<(u64, Instant)>,
+    pong_owed: Option<u64>,
+    last_sent_at: Option<Instant>,
+    round_trip: Option<Duration>,
+    shortest: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Budgets {
+    opens: Budget,
+    refusals: Budget,
+    pings: Budget,
+    idle: Budget,
+}
+
+/// Our own pings keep this distance, well inside what the peer's budget allows.
+const PING_SPACING: Duration = Duration::from_millis(25);
+/// Pings remembered until answered; older ones are answered by newer pongs anyway.
+const OPEN_PINGS_MAX: usize = 16;
+
+impl Mux {
+    /// A tunnel that has a websocket and has sent nothing yet.
+    pub fn new(side: Side, limits: Limits) -> Mux {
+        let limits = limits.checked();
+        Mux {
+            side,
+            link: Link::Attached,
+            streams: HashMap::new(),
+            last_ours: None,
+            last_theirs: None,
+            schedule: Schedule::default(),
+            events: VecDeque::new(),
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
+            sending: Sending::new(TUNNEL_CREDIT_BYTES),
+            receiving: Receiving::new(limits.tunnel_window_bytes, limits.tunnel_window_bytes),
+            tunnel_window_due: limits.tunnel_window_bytes > TUNNEL_CREDIT_BYTES,
+            granted: 0,
+            unsent: 0,
+            going_away: GoingAway::default(),
+            pings: Pings::default(),
+            budgets: Budgets {
+                opens: Budget::new(limits.opens_per_second, limits.opens_per_second),
+                refusals: Budget::new(limits.opens_per_second, limits.opens_per_second),
+                pings: Budget::new(PINGS_PER_SECOND, PINGS_PER_SECOND),
+                idle: Budget::new(IDLE_FRAMES_PER_SECOND, IDLE_FRAMES_PER_SECOND),
+            },
+            limits,
+        }
+    }
+
+    // ---- what we want ----
+
+    /// Opens a stream; its first bytes travel with the OPEN, so this costs no round trip.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was opened then.
+    pub fn open(&mut self, open: Open, first: Bytes) -> Result<StreamId, OpenError> {
+        if let Link::Over(reset) = &self.link {
+            return Err(OpenError::Over(reset.clone()));
+        }
+        if let Some(reset) = &self.going_away.peer {
+            return Err(OpenError::GoingAway(reset.clone()));
+        }
+        if first.len() as u64 > OPEN_CREDIT_BYTES {
+            return Err(OpenError::FirstBytesTooLong { len: first.len() });
+        }
+        if self.streams.len() >= self.limits.streams {
+            return Err(OpenError::TooManyStreams(self.limits.streams));
+        }
+        let number = match (self.last_ours, self.side) {
+            (Some(last), _) => last.0.checked_add(2).ok_or(OpenError::StreamsExhausted)?,
+            (None, Side::Central) => 1,
+            (None, Side::Agent) => 2,
+        };
+        let id = StreamId(number);
+        self.last_ours = Some(id);
+        let mut stream = Stream::ours(Arc::new(open), self.first_grant(), self.limits.stream_window_bytes);
+        self.granted += stream.inn.flow.outstanding();
+        self.unsent += first.len();
+        stream.out.unsent.push(first);
+        self.streams.insert(id, stream);
+        self.schedule.opens.push_back(id);
+        Ok(id)
+    }
+
+    /// Where a stream that the peer opened should lead; `None` once it was answered or broke.
+    pub fn offered(&self, id: StreamId) -> Option<&Open> {
+        match &self.streams.get(&id)?.opening {
+            Opening::Offered(open) => Some(open),
+            Opening::Unsent(_) | Opening::Waiting | Opening::Answering | Opening::Established => None,
+        }
+    }
+
+    /// Takes a stream that the peer opened, and grants it its window. To refuse it, [`Mux::reset`] it.
+    ///
+    /// # Errors
+    /// If it broke meanwhile, or is not waiting for an answer.
+    pub fn accept(&mut self, id: StreamId) -> Result<(), StreamError> {
+        let grant = self.first_grant();
+        let stream = live(&mut self.streams, id)?;
+        if !matches!(stream.opening, Opening::Offered(_)) {
+            return Err(StreamError::Unknown(id));
+        }
+        stream.opening = Opening::Answering;
+        let before = stream.inn.flow.outstanding();
+        if !stream.inn.finished {
+            stream.inn.flow.grant_at_least(grant);
+        }
+        self.granted += stream.inn.flow.outstanding() - before;
+        self.queue_control(id);
+        Ok(())
+    }
+
+    /// Has the peer accepted our stream (or we the peer's)?
+    ///
+    /// # Errors
+    /// If it broke.
+    pub fn is_open(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        let stream = live(&mut self.streams, id)?;
+        Ok(matches!(stream.opening, Opening::Established | Opening::Answering))
+    }
+
+    /// How much [`Mux::write`] would take. When that is nothing, [`MuxEvent::Writable`] follows.
+    ///
+    /// # Errors
+    /// If the stream broke or was finished.
+    pub fn writable(&mut self, id: StreamId) -> Result<usize, StreamError> {
+        let stream = live(&mut self.streams, id)?;
+        if stream.out.fin != Fin::Open {
+            return Err(StreamError::Finished);
+        }
+        let own = stream.room(self.limits.send_buffer_bytes);
+        let room = own.min(self.limits.unsent_bytes.saturating_sub(self.unsent));
+        if room == 0 {
+            stream.out.blocked = true;
+            if own > 0 && !stream.queued.starved {
+                stream.queued.starved = true;
+                self.schedule.starved.push_back(id);
+            }
+        }
+        Ok(room)
+    }
+
+    /// Sends a copy of the front of `bytes`; says how many, bounded by credit.
+    ///
+    /// # Errors
+    /// If the stream broke or was finished.
+    pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, StreamError> {
+        let len = self.writable(id)?.min(bytes.len());
+        if len > 0 {
+            live(&mut self.streams, id)?.out.unsent.push_slice(&bytes[..len]);
+            self.unsent += len;
+            self.queue_data(id);
+        }
+        Ok(len)
+    }
+
+    /// Sends the front of `bytes` without copying it (unless it is short), and leaves what found no room.
+    ///
+    /// # Errors
+    /// If the stream broke or was finished.
+    pub fn write_bytes(&mut self, id: StreamId, bytes: &mut Bytes) -> Result<usize, StreamError> {
+        let len = self.writable(id)?.min(bytes.len());
+        if len > 0 {
+            live(&mut self.streams, id)?.out.unsent.push(bytes.split_to(len));
+            self.unsent += len;
+            self.queue_data(id);
+        }
+        Ok(len)
+    }
+
+    /// Nothing more will be written (half-close); what was written still goes out first.
+    ///
+    /// # Errors
+    /// If the stream broke. Finishing twice is fine.
+    pub fn finish(&mut self, id: StreamId) -> Result<(), StreamError> {
+        let stream = live(&mut self.streams, id)?;
+        if stream.out.fin == Fin::Open {
+            stream.out.fin = Fin::Queued;
+            self.queue_data(id);
+        }
+        Ok(())
+    }
+
+    /// Takes up to `max` bytes; taking them earns the peer credit.
+    ///
+    /// # Errors
+    /// If the stream broke. What had arrived before the peer reset it can still be read; then comes the error.
+    pub fn read(&mut self, id: StreamId, max: usize) -> Result<ReadOutcome, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown(id))?;
+        stream.told.readable = false;
+        if stream.inn.unread.is_empty() {
+            return match &stream.broken {
+                Some(reset) => Err(StreamError::Reset(reset.clone())),
+                None if stream.inn.finished => Ok(ReadOutcome::End),
+                None => Ok(ReadOutcome::Nothing),
+            };
+        }
+        let bytes = stream.inn.unread.pop(max);
+        let len = bytes.len() as u64;
+        let before = stream.inn.flow.outstanding();
+        stream.inn.flow.consume(len);
+        if !stream.inn.finished && stream.broken.is_none() && !matches!(stream.opening, Opening::Offered(_)) {
+            let grant = flow::refill_grant(
+                stream.inn.flow.window(),
+                self.limits.tunnel_window_bytes,
+                self.granted - before,
+            );
+            if stream.inn.flow.refill(grant).is_some() {
+                stream.inn.window_due = true;
+            }
+        }
+        let due = stream.inn.window_due;
+        self.granted = self.granted - before + stream.inn.flow.outstanding();
+        self.consume_from_tunnel(len);
+        if due {
+            self.queue_control(id);
+        }
+        Ok(ReadOutcome::Bytes(bytes))
+    }
+
+    /// Breaks a stream at once, both directions; unsent and unread bytes are dropped.
+    pub fn reset(&mut self, id: StreamId, reset: Reset) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.broken.is_some() {
+            return;
+        }
+        if !matches!(stream.opening, Opening::Unsent(_)) && !stream.is_complete() {
+            self.schedule.resets.push_back((id, reset.clone()));
+        }
+        self.break_stream(id, reset, Unread::Dropped);
+    }
+
+    /// Its owner lets go. A stream whose end was seen and sent ends quietly; any other is reset.
+    pub fn release(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.broken.is_some() || stream.is_complete() {
+            self.forget(id);
+        } else if stream.out.fin == Fin::Queued && stream.is_read_out() {
+            stream.released = true; // its last bytes still have to go out
+        } else {
+            self.reset(id, Reset::new(ResetCode::CANCELLED, "let go before it was finished"));
+            self.forget(id);
+        }
+    }
+
+    /// Refuses new streams from now on, and tells the peer. Those that exist go on.
+    pub fn go_away(&mut self, reset: Reset) {
+        if self.going_away.ours.is_none() {
+            self.going_away.ours = Some(reset.clone());
+            self.going_away.unsent = Some(reset);
+        }
+    }
+
+    /// Asks whether the peer is there; [`MuxEvent::Pong`] with the returned nonce, or a higher one, is the answer.
+    /// A ping that has not gone out yet serves for all who ask.
+    pub fn ping(&mut self, now: Instant) -> u64 {
+        if let Some(nonce) = self.pings.ready.or(self.pings.due.map(|(nonce, _)| nonce)) {
+            return nonce;
+        }
+        self.pings.last_nonce += 1;
+        let nonce = self.pings.last_nonce;
+        match self.pings.last_sent_at.map(|sent| sent + PING_SPACING).filter(|at| *at > now) {
+            Some(at) => self.pings.due = Some((nonce, at)),
+            None => self.make_ping_ready(nonce, now),
+        }
+        nonce
+    }
+
+    /// The websocket is gone. Streams stay; nothing is transmitted until [`Mux::reattach`].
+    pub fn detach(&mut self) {
+        if self.link == Link::Attached {
+            self.link = Link::Detached;
+            self.pings.due = None;
+            self.pings.ready = None;
+            self.pings.open.clear();
+            self.pings.pong_owed = None;
+        }
+    }
+
+    /// The last numbered frame that arrived; what the other end's [`Mux::reattach`] wants to know. Stands still
+    /// only while detached.
+    pub fn received_through(&self) -> u64 {
+        self.inbox.received()
+    }
+
+    /// A new websocket, and how far the peer says it had come. Everything after that is sent again, first.
+    ///
+    /// # Errors
+    /// If the peer's word cannot be true; the tunnel cannot be resumed then.
+    pub fn reattach(&mut self, peer_received: u64) -> Result<(), ResumeError> {
+        match &self.link {
+            Link::Attached => return Err(ResumeError::StillAttached),
+            Link::Over(reset) => return Err(ResumeError::Over(reset.clone())),
+            Link::Detached => {}
+        }
+        self.outbox.restart(peer_received)?;
+        self.inbox.told();
+        self.link = Link::Attached;
+        Ok(())
+    }
+
+    /// The tunnel is over: every stream breaks, and what nobody read is dropped, so that nothing that was in the
+    /// tunnel reaches anyone any more.
+    pub fn abort(&mut self, reset: Reset) {
+        if self.over().is_some() {
+            return;
+        }
+        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.break_stream(id, reset.clone(), Unread::Dropped);
+        }
+        self.link = Link::Over(reset);
+        self.schedule.clear();
+        self.outbox.give_up();
+    }
+
+    /// Was it aborted? Then, why.
+    pub fn over(&self) -> Option<&Reset> {
+        match &self.link {
+            Link::Over(reset) => Some(reset),
+            Link::Attached | Link::Detached => None,
+        }
+    }
+
+    // ---- what to do next ----
+
+    /// The next thing its owner should know.
+    pub fn poll_event(&mut self) -> Option<MuxEvent> {
+        let event = self.events.pop_front()?;
+        if let MuxEvent::Writable(id) = event
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.told.writable = false;
+        }
+        Some(event)
+    }
+
+    /// When [`Mux::handle_timeout`] wants to be called, if nothing happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.link != Link::Attached {
+            return None;
+        }
+        let ping = self.pings.due.map(|(_, at)| at);
+        [self.inbox.timeout(), ping].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.inbox.handle_timeout(now);
+        if let Some((nonce, at)) = self.pings.due
+            && at <= now
+        {
+            self.pings.due = None;
+            self.make_ping_ready(nonce, now);
+        }
+    }
+
+    // ---- what it looks like from outside ----
+
+    /// Might [`Mux::poll_transmit`] have something? It may still say no, for want of credit.
+    pub fn has_output(&self) -> bool {
+        let schedule = &self.schedule;
+        self.link == Link::Attached
+            && (self.pings.pong_owed.is_some()
+                || self.pings.ready.is_some()
+                || self.inbox.is_ack_due()
+                || self.outbox.is_repeating()
+                || self.tunnel_window_due
+                || self.going_away.unsent.is_some()
+                || !schedule.resets.is_empty()
+                || !schedule.control.is_empty()
+                || !schedule.opens.is_empty()
+                || !schedule.data.is_empty())
+    }
+
+    /// Why a stream broke, if it did.
+    pub fn broken(&self, id: StreamId) -> Option<&Reset> {
+        self.streams.get(&id)?.broken.as_ref()
+    }
+
+    /// Streams that exist, broken ones that nobody let go of included.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// The last measured round trip.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pings.round_trip
+    }
+
+    /// Bytes held: unread, unsent, and sent but not acknowledged.
+    pub fn held_bytes(&self) -> usize {
+        let unread: usize = self.streams.values().map(|stream| stream.inn.unread.len()).sum();
+        unread + self.unsent + self.outbox.kept_bytes()
+    }
+
+    // ---- helpers ----
+
+    fn make_ping_ready(&mut self, nonce: u64, now: Instant) {
+        self.pings.ready = Some(nonce);
+        self.pings.last_sent_at = Some(now);
+        if self.pings.open.len() >= OPEN_PINGS_MAX {
+            self.pings.open.pop_front();
+        }
+        self.pings.open.push_back((nonce, now));
+    }
+
+    fn first_grant(&self) -> u64 {
+        flow::first_grant(
+            self.limits.stream_window_bytes,
+            self.limits.tunnel_window_bytes,
+            self.streams.len(),
+        )
+    }
+
+    fn consume_from_tunnel(&mut self, bytes: u64) {
+        self.receiving.consume(bytes);
+        if self.receiving.refill(self.limits.tunnel_window_bytes).is_some() {
+            self.tunnel_window_due = true;
+        }
+    }
+
+    fn queue_control(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.queued.control
+        {
+            stream.queued.control = true;
+            self.schedule.control.push_back(id);
+        }
+    }
+
+    fn queue_data(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.queued.data
+            && stream.may_send()
+            && stream.has_to_send()
+        {
+            stream.queued.data = true;
+            self.schedule.data.push_back(id);
+        }
+    }
+
+    fn tell_readable(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.told.readable
+        {
+            stream.told.readable = true;
+            self.events.push_back(MuxEvent::Readable(id));
+        }
+    }
+
+    fn tell_writable(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.out.blocked
+            && !stream.told.writable
+        {
+            stream.out.blocked = false;
+            stream.told.writable = true;
+            self.events.push_back(MuxEvent::Writable(id));
+        }
+    }
+
+    /// Marks a stream as broken and frees what it holds.
+    fn break_stream(&mut self, id: StreamId, reset: Reset, unread: Unread) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.broken.is_none() {
+            stream.broken = Some(reset);
+            self.events.push_back(MuxEvent::Broken(id));
+        }
+        self.unsent -= stream.out.unsent.len();
+        stream.out.unsent.clear();
+        stream.out.fin = Fin::Sent;
+        let before = stream.inn.flow.outstanding();
+        stream.inn.flow.finish();
+        let mut dropped = 0;
+        if unread == Unread::Dropped {
+            dropped = stream.inn.unread.len() as u64;
+            stream.inn.flow.consume(dropped);
+            stream.inn.unread.clear();
+        }
+        self.granted = self.granted - before + stream.inn.flow.outstanding();
+        let released = stream.released;
+        self.consume_from_tunnel(dropped);
+        if released {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.granted -= stream.inn.flow.outstanding();
+            self.unsent -= stream.out.unsent.len();
+            self.consume_from_tunnel(stream.inn.unread.len() as u64);
+        }
+    }
+}
+
+/// What becomes of bytes that arrived before a stream broke.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Kept,
+    Dropped,
+}
+
+/// A stream that exists and is not broken.
+fn live(streams: &mut HashMap<StreamId, Stream>, id: StreamId) -> Result<&mut Stream, StreamError> {
+    let stream = streams.get_mut(&id).ok_or(StreamError::Unknown(id))?;
+    match &stream.broken {
+        Some(reset) => Err(StreamError::Reset(reset.clone())),
+        None => Ok(stream),
+    }
+}
+
+/// Heartbeats come every few seconds; a peer that sends more than this wants us to work for nothing.
+const PINGS_PER_SECOND: u32 = 50;
+/// Frames that change nothing: limits and acknowledgements said twice, empty DATA, pongs nobody waits for.
+const IDLE_FRAMES_PER_SECOND: u32 = 1000;

@@ -47,8 +47,14 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn last(&self) -> u64 {
-        self.last
+    /// The last frame that went out, on this websocket or an earlier one that the peer says it received.
+    pub(super) fn sent(&self) -> u64 {
+        self.last - self.again as u64
+    }
+
+    /// Old frames go first: while there are any, nothing new may be numbered.
+    pub(super) fn is_repeating(&self) -> bool {
+        self.again > 0
     }
 
     pub(super) fn acked(&self) -> u64 {
@@ -154,6 +160,10 @@ impl Inbox {
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         if self.ack_now { None } else { self.ack_at }
+    }
+
+    pub(super) fn is_ack_due(&self) -> bool {
+        self.ack_now
     }
 
     /// The acknowledgement that is due, if one is.

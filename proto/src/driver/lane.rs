@@ -1,0 +1,416 @@
+//! One websocket of a tunnel, from its first frame to its end.
+//!
+//! Every time it wakes up it first asks how long the peer has been silent, on a clock that counts sleep: after a
+//! pause, what waits in the socket must not count as a sign of life. Then it sends and reads in turn. Reading never
+//! waits for sending, and one turn moves a bounded amount of bytes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::{Shared, remember, tokio_now};
+use crate::frame::{Frame, HEADER_BYTES, PAYLOAD_MAX_BYTES};
+use crate::mux::{MuxError, RateBudget, Reset, ResetCode};
+
+/// Why a websocket ended. The tunnel may go on with another, except after `Protocol`.
+#[derive(Debug)]
+pub enum LaneEnd {
+    /// The peer closed it, and said why.
+    Closed { code: u16, reason: String },
+    /// The connection broke.
+    Io(io::Error),
+    /// The peer was silent for longer than `dead_after`.
+    Dead { silent_for: Duration },
+    /// The peer broke the protocol; the tunnel was aborted.
+    Protocol(ProtocolError),
+    /// This end closed, detached or aborted it.
+    Stopped,
+    /// There is a websocket already, or [`super::Tunnel::reattach`] was not called, or the tunnel is over.
+    Unprepared,
+}
+
+impl std::fmt::Display for LaneEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LaneEnd::Closed { code, reason } if reason.is_empty() => write!(f, "the peer closed it ({code})"),
+            LaneEnd::Closed { code, reason } => write!(f, "the peer closed it: {reason} ({code})"),
+            LaneEnd::Io(error) => write!(f, "the connection broke: {error}"),
+            LaneEnd::Dead { silent_for } => write!(f, "the peer was silent for {silent_for:.1?}"),
+            LaneEnd::Protocol(error) => write!(f, "{error}"),
+            LaneEnd::Stopped => write!(f, "it was stopped at this end"),
+            LaneEnd::Unprepared => write!(f, "the tunnel was not prepared for another websocket"),
+        }
+    }
+}
+
+/// How a peer can break the protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    #[error(transparent)]
+    Mux(#[from] MuxError),
+    #[error("the peer sent a text message; a tunnel carries binary ones")]
+    Text,
+    #[error("the peer sent more websocket pings than {per_second} a second")]
+    PingFlood { per_second: u32 },
+    #[error("the peer broke the websocket protocol")]
+    WebSocket(#[source] Box<tungstenite::Error>),
+}
+
+/// What a tunnel's websocket should be made with, at both ends: bounded messages, small buffers.
+pub fn websocket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(MESSAGE_MAX_BYTES * 2)
+        .max_message_size(Some(MESSAGE_MAX_BYTES))
+        .max_frame_size(Some(MESSAGE_MAX_BYTES))
+}
+
+/// Frames share a message until it has this many bytes; one more may follow.
+const COALESCE_BYTES: usize = 16 * 1024;
+/// The longest message this end sends or takes.
+const MESSAGE_MAX_BYTES: usize = COALESCE_BYTES + HEADER_BYTES + PAYLOAD_MAX_BYTES;
+/// A TLS record's worth; rustls hands out no more at once.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// What one turn may move before others get theirs: whole cooperative budgets cost tens of milliseconds of latency.
+const TURN_BYTES: usize = 256 * 1024;
+/// How long a close frame may take to be answered.
+const CLOSING: Duration = Duration::from_secs(2);
+const WEBSOCKET_PINGS_PER_SECOND: u32 = 50;
+/// RFC 6455 leaves this much of a close frame for the reason.
+const CLOSE_REASON_MAX_BYTES: usize = 123;
+
+pub(super) async fn run<S>(shared: &Shared, websocket: WebSocketStream<S>) -> LaneEnd
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Some(generation) = attach(shared) else { return LaneEnd::Unprepared };
+    let attached = Attached { shared, generation };
+    let sleep = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut lane = Lane {
+        shared,
+        generation,
+        websocket,
+        message: BytesMut::new(),
+        flushing: false,
+        next_ping: Instant::now(),
+        sleep,
+        pings: RateBudget::new(WEBSOCKET_PINGS_PER_SECOND, WEBSOCKET_PINGS_PER_SECOND),
+    };
+    let ended = poll_fn(|cx| lane.poll(cx)).await;
+    drop(attached); // streams see the end before the courtesies of closing take their time
+    let Lane { websocket, .. } = lane;
+    match ended {
+        Ended::AtOnce(end) => end,
+        Ended::Answering(end) => {
+            say_goodbye(websocket, None).await;
+            end
+        }
+        Ended::Closing { code, reason } => {
+            say_goodbye(websocket, Some((code, &reason))).await;
+            LaneEnd::Stopped
+        }
+        Ended::Broken(error) => {
+            let reason = error.to_string();
+            shared.abort(Reset::new(ResetCode::PROTOCOL, &reason));
+            say_goodbye(websocket, Some((CloseCode::Protocol.into(), &reason))).await;
+            LaneEnd::Protocol(error)
+        }
+    }
+}
+
+/// What is left to do when a lane ends.
+enum Ended {
+    AtOnce(LaneEnd),
+    /// The peer closed; its close frame wants an answer.
+    Answering(LaneEnd),
+    Closing {
+        code: u16,
+        reason: String,
+    },
+    Broken(ProtocolError),
+}
+
+impl From<LaneEnd> for Ended {
+    fn from(end: LaneEnd) -> Ended {
+        Ended::AtOnce(end)
+    }
+}
+
+fn attach(shared: &Shared) -> Option<u64> {
+    let now = shared.config.clock.now();
+    shared.with(|state| {
+        if state.lane.attached {
+            return None;
+        }
+        if !state.lane.prepared && (state.lane.started || state.mux.reattach(0).is_err()) {
+            return None;
+        }
+        state.lane.prepared = false;
+        state.lane.started = true;
+        state.lane.attached = true;
+        state.lane.generation += 1;
+        state.heard_at = Some(now); // the hello that led here
+        Some(state.lane.generation)
+    })
+}
+
+/// Detaches the tunnel however `run` ends, cancellation included.
+struct Attached<'a> {
+    shared: &'a Shared,
+    generation: u64,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.shared.with(|state| {
+            if state.lane.generation == self.generation {
+                state.detach();
+            }
+        });
+    }
+}
+
+struct Lane<'a, S> {
+    shared: &'a Shared,
+    generation: u64,
+    websocket: WebSocketStream<S>,
+    message: BytesMut,
+    flushing: bool,
+    next_ping: Instant,
+    sleep: Pin<&'a mut Sleep>,
+    pings: RateBudget,
+}
+
+/// What one direction achieved.
+enum Step {
+    Moved(usize),
+    Waiting,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        match self.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(ended) => Poll::Ready(ended),
+        }
+    }
+
+    /// One turn: everything that can be done now, up to `TURN_BYTES`.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let mut moved = 0;
+        loop {
+            self.check_silence()?;
+            self.do_what_is_due(cx)?;
+            let sent = self.send(cx)?;
+            let read = self.read(cx)?;
+            match (sent, read) {
+                (Step::Waiting, Step::Waiting) => {
+                    if self.set_timer(cx) {
+                        return Ok(());
+                    }
+                }
+                (sent, read) => {
+                    moved += sent.bytes() + read.bytes();
+                    if moved >= TURN_BYTES {
+                        cx.waker().wake_by_ref();
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_silence(&self) -> Result<(), Ended> {
+        let now = self.shared.config.clock.now();
+        let heard_at = self.shared.with(|state| state.heard_at).unwrap_or(now);
+        let silent_for = now.saturating_sub(heard_at);
+        if silent_for > self.shared.config.dead_after {
+            return Err(LaneEnd::Dead { silent_for }.into());
+        }
+        Ok(())
+    }
+
+    fn do_what_is_due(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let now = Instant::now();
+        let ping = now >= self.next_ping;
+        if ping {
+            self.next_ping = now + self.shared.config.ping_interval;
+        }
+        let boot_now = self.shared.config.clock.now();
+        self.shared.with(|state| {
+            if state.lane.generation != self.generation {
+                return Err(LaneEnd::Stopped.into());
+            }
+            remember(&mut state.lane.waker, cx);
+            state.lane.idle = false;
+            if let Some((code, reason)) = state.lane.close.take() {
+                return Err(Ended::Closing { code, reason });
+            }
+            state.mux.handle_timeout(now.into_std());
+            if ping {
+                state.ping(now.into_std(), boot_now);
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends one message, if there is one and the last one is through.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<Step, Ended> {
+        if self.flushing && self.flush(cx)?.is_pending() {
+            return Ok(Step::Waiting);
+        }
+        let bytes = self.shared.with(|state| {
+            let mut stream_bytes = 0;
+            while self.message.len() < COALESCE_BYTES
+                && let Some(frame) = state.mux.poll_transmit()
+            {
+                stream_bytes += frame.body.stream_bytes() as u64;
+                frame.encode(&mut self.message);
+            }
+            state.bytes_out += stream_bytes;
+            state.lane.idle = self.message.is_empty();
+            self.message.len()
+        });
+        if bytes == 0 {
+            return Ok(Step::Waiting);
+        }
+        let message = Message::Binary(self.message.split().freeze());
+        Pin::new(&mut self.websocket).start_send(message).map_err(ended_by)?;
+        self.flushing = true;
+        let _ = self.flush(cx)?; // pending or not, a message left the mux
+        Ok(Step::Moved(bytes))
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+        match Pin::new(&mut self.websocket).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                self.flushing = false;
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Err(error)) => Err(ended_by(error)),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    /// Reads one message, if there is one.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Step, Ended> {
+        let message = match Pin::new(&mut self.websocket).poll_next(cx) {
+            Poll::Pending => return Ok(Step::Waiting),
+            Poll::Ready(Some(Ok(message))) => message,
+            Poll::Ready(Some(Err(error))) => return Err(ended_by(error)),
+            Poll::Ready(None) => return Err(LaneEnd::Io(io::ErrorKind::UnexpectedEof.into()).into()),
+        };
+        // Again, now that the message is in hand: a pause may have fallen between the last check and here.
+        self.check_silence()?;
+        let bytes = message.len();
+        match message {
+            Message::Binary(bytes) => self.take(bytes).map_err(|error| Ended::Broken(error.into()))?,
+            Message::Text(_) => return Err(Ended::Broken(ProtocolError::Text)),
+            Message::Ping(_) | Message::Pong(_) => {
+                if !self.pings.take(tokio_now()) {
+                    let per_second = self.pings.per_second();
+                    return Err(Ended::Broken(ProtocolError::PingFlood { per_second }));
+                }
+                self.take(Bytes::new()).map_err(|error| Ended::Broken(error.into()))?;
+            }
+            Message::Close(frame) => {
+                let (code, reason) = frame.map_or((CloseCode::Status.into(), String::new()), |frame| {
+                    (frame.code.into(), frame.reason.as_str().to_owned())
+                });
+                return Err(Ended::Answering(LaneEnd::Closed { code, reason }));
+            }
+            Message::Frame(_) => {} // never read
+        }
+        Ok(Step::Moved(bytes.max(1)))
+    }
+
+    fn take(&self, mut message: Bytes) -> Result<(), MuxError> {
+        let now = tokio_now();
+        let boot_now = self.shared.config.clock.now();
+        self.shared.with(|state| {
+            if state.lane.generation != self.generation {
+                return Ok(()); // replaced meanwhile; the next turn ends it
+            }
+            state.heard_at = Some(boot_now);
+            while !message.is_empty() {
+                let frame = Frame::decode(&mut message).map_err(MuxError::Frame)?;
+                state.bytes_in += frame.body.stream_bytes() as u64;
+                state.mux.handle_frame(frame, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Sleeps until the next thing is due; false if it is due already.
+    fn set_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = Instant::now();
+        let boot_now = self.shared.config.clock.now();
+        let dead_after = self.shared.config.dead_after;
+        let (wanted, heard_at) = self.shared.with(|state| (state.mux.poll_timeout(), state.heard_at));
+        // A little after the deadline, so that the comparison is clear.
+        let silence_left = dead_after.saturating_sub(boot_now.saturating_sub(heard_at.unwrap_or(boot_now)))
+            + Duration::from_millis(1);
+        let mut at = self.next_ping.min(now + silence_left);
+        if let Some(wanted) = wanted {
+            at = at.min(Instant::from_std(wanted));
+        }
+        self.sleep.as_mut().reset(at);
+        self.sleep.as_mut().poll(cx).is_pending()
+    }
+}
+
+impl Step {
+    fn bytes(&self) -> usize {
+        match self {
+            Step::Moved(bytes) => *bytes,
+            Step::Waiting => 0,
+        }
+    }
+}
+
+/// Tells an error of the line from one of the peer.
+fn ended_by(error: tungstenite::Error) -> Ended {
+    use tungstenite::error::ProtocolError as Broken;
+    match error {
+        tungstenite::Error::Io(error) => LaneEnd::Io(error).into(),
+        tungstenite::Error::ConnectionClosed
+        | tungstenite::Error::AlreadyClosed
+        | tungstenite::Error::Protocol(Broken::ResetWithoutClosingHandshake) => {
+            LaneEnd::Io(io::ErrorKind::UnexpectedEof.into()).into()
+        }
+        other => Ended::Broken(ProtocolError::WebSocket(Box::new(other))),
+    }
+}
+
+/// Sends a close frame, or the answer to one, and gives the peer a moment to take it: dropping a socket with unread
+/// bytes in it would destroy the frame on its way.
+async fn say_goodbye<S>(mut websocket: WebSocketStream<S>, close: Option<(u16, &str)>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let goodbye = async {
+        let sent = match close {
+            Some((code, reason)) => {
+                let reason = reason[..reason.floor_char_boundary(CLOSE_REASON_MAX_BYTES)].to_owned();
+                websocket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await
+            }
+            None => SinkExt::<Message>::flush(&mut websocket).await,
+        };
+        if sent.is_ok() {
+            while let Some(Ok(_)) = websocket.next().await {}
+        }
+    };
+    // Whoever does not answer in time has been told at least.
+    let _ = tokio::time::timeout(CLOSING, goodbye).await;
+}

@@ -1,0 +1,137 @@
+//! One stream, as the mux sees it.
+//!
+//! ```text
+//!   we open:    Unsent ──OPEN goes out──► Waiting ──OPENED comes──► Established
+//!   peer opens: Offered ──accept──► Answering ──OPENED goes out──► Established
+//! ```
+//!
+//! Either direction ends by itself (FIN); a reset ends both. The entry stays until its owner lets go of it.
+
+use std::sync::Arc;
+
+use super::chunks::Chunks;
+use super::flow::{OPEN_CREDIT_BYTES, Receiving, Sending};
+use crate::frame::{Open, Reset};
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) opening: Opening,
+    pub(super) out: Outgoing,
+    pub(super) inn: Incoming,
+    /// Why it broke, once it did.
+    pub(super) broken: Option<Reset>,
+    /// The owner let go; the entry stays only until its last bytes went out.
+    pub(super) released: bool,
+    pub(super) queued: Queued,
+    pub(super) told: Told,
+}
+
+#[derive(Debug)]
+pub(super) enum Opening {
+    Unsent(Arc<Open>),
+    Waiting,
+    Offered(Arc<Open>),
+    Answering,
+    Established,
+}
+
+/// Bytes on their way to the peer.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) flow: Sending,
+    pub(super) unsent: Chunks,
+    pub(super) fin: Fin,
+    /// A writer found no room and waits to hear that there is some.
+    pub(super) blocked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fin {
+    Open,
+    Queued,
+    Sent,
+}
+
+/// Bytes from the peer.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) flow: Receiving,
+    pub(super) unread: Chunks,
+    /// The peer finished; nothing comes after `unread`.
+    pub(super) finished: bool,
+    /// A limit the peer has not been told.
+    pub(super) window_due: bool,
+}
+
+/// In which queues of the schedule the stream stands.
+#[derive(Debug, Default)]
+pub(super) struct Queued {
+    pub(super) control: bool,
+    pub(super) data: bool,
+    pub(super) starved: bool,
+}
+
+/// Which events wait to be fetched: each at most once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+impl Stream {
+    /// A stream we open: we grant `grant` with the OPEN, the peer's first grant is fixed.
+    pub(super) fn ours(open: Arc<Open>, grant: u64, window: u64) -> Stream {
+        Stream::new(Opening::Unsent(open), OPEN_CREDIT_BYTES, Receiving::new(grant, window))
+    }
+
+    /// A stream the peer opened, granting us `limit`.
+    pub(super) fn theirs(open: Arc<Open>, limit: u64, window: u64) -> Stream {
+        Stream::new(Opening::Offered(open), limit, Receiving::new(OPEN_CREDIT_BYTES, window))
+    }
+
+    fn new(opening: Opening, send_limit: u64, receiving: Receiving) -> Stream {
+        Stream {
+            opening,
+            out: Outgoing {
+                flow: Sending::new(send_limit),
+                unsent: Chunks::default(),
+                fin: Fin::Open,
+                blocked: false,
+            },
+            inn: Incoming { flow: receiving, unread: Chunks::default(), finished: false, window_due: false },
+            broken: None,
+            released: false,
+            queued: Queued::default(),
+            told: Told::default(),
+        }
+    }
+
+    /// What its writer may add, given the most it may keep unsent.
+    pub(super) fn room(&self, send_buffer: usize) -> usize {
+        let unsent = self.out.unsent.len();
+        let credit = usize::try_from(self.out.flow.available()).unwrap_or(usize::MAX);
+        credit.min(send_buffer).saturating_sub(unsent)
+    }
+
+    /// May its bytes go out? Not before its OPEN or OPENED did.
+    pub(super) fn may_send(&self) -> bool {
+        match self.opening {
+            Opening::Waiting | Opening::Established => true,
+            Opening::Unsent(_) | Opening::Offered(_) | Opening::Answering => false,
+        }
+    }
+
+    pub(super) fn has_to_send(&self) -> bool {
+        !self.out.unsent.is_empty() || self.out.fin == Fin::Queued
+    }
+
+    /// Both directions came to their proper end.
+    pub(super) fn is_complete(&self) -> bool {
+        self.out.fin == Fin::Sent && self.is_read_out()
+    }
+
+    /// The reader has seen the end.
+    pub(super) fn is_read_out(&self) -> bool {
+        self.inn.finished && self.inn.unread.is_empty()
+    }
+}
