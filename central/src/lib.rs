@@ -1,6 +1,7 @@
 //! Central: the cloud side of Postern. `main` is its table of contents.
 
 pub mod admin;
+pub mod cidr;
 pub mod config;
 pub mod destination;
 pub mod enrolment;

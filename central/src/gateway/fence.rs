@@ -1,0 +1,449 @@
+//! The fence: which epoch may hold the tunnel. This, not Raft, is what makes two actives impossible.
+//!
+//! ```text
+//!   TunnelHello ──► Fence::admit ──► New ──► one compare-and-set ──► the registry, which closes the old
+//!                        ├─────────► Same, Predecessor: the holder comes back
+//!                        └─────────► Refused, with the reason
+//! ```
+//!
+//! Invariant: the epoch in the store only grows, and it is durable before a tunnel under it is accepted.
+//! So an epoch that was superseded once stays refused, also after central's own restart.
+
+use proto::{
+    AgentId, BootId, EnvironmentName, Epoch, NodeId, SessionId,
+    hello::{Refusal, RefusalCode, Seat, TunnelHello},
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Versioned};
+
+const FENCES: Collection<Fence> = Collection::new("gateway_fence");
+/// An Environment has one gateway.
+const KEY: &str = "gateway";
+/// Whoever loses the compare-and-set looks again. The epoch grows each time, so this many in a row is a fault.
+const ATTEMPTS_MAX: usize = 64;
+
+/// The highest epoch ever admitted in an Environment, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub epoch: Epoch,
+    pub agent: AgentId,
+    pub node: NodeId,
+    pub boot: BootId,
+    pub session: SessionId,
+    /// Whom it took over from as planned: no new streams, may resume, until its time ends.
+    #[serde(default)]
+    pub predecessor: Option<Predecessor>,
+}
+
+/// An active in planned drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    pub epoch: Epoch,
+    pub agent: AgentId,
+    pub node: NodeId,
+    pub boot: BootId,
+    pub session: SessionId,
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+}
+
+/// The newest claim that central's own witness has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppliedClaim {
+    pub epoch: Epoch,
+    pub node: NodeId,
+    pub boot: BootId,
+}
+
+/// What central knows at the moment an agent asks, besides the fence and the hello.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// From the certificate.
+    pub agent: AgentId,
+    /// The agent's present seat.
+    pub seat: Option<Seat>,
+    pub claim: Option<AppliedClaim>,
+    /// Set when the hello answers a planned order while a tunnel lives: how long the old active may drain.
+    pub drain_until: Option<OffsetDateTime>,
+    pub now: OffsetDateTime,
+}
+
+/// The answer to a [`TunnelHello`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// A higher epoch: `fence` is the new record. What `supersedes` holds is closed, except a predecessor
+    /// that `fence` itself names.
+    New {
+        fence: Fence,
+        supersedes: Option<Fence>,
+    },
+    /// The holder of the highest epoch, again.
+    Same,
+    /// The predecessor in planned drain, again: it may resume, open nothing, and ends at `until`.
+    Predecessor {
+        until: OffsetDateTime,
+    },
+    Refused(Refusal),
+}
+
+impl Fence {
+    /// Judges a hello against the fence as it stands. Decides only; [`Fences::admit`] also writes.
+    pub fn admit(current: Option<&Self>, hello: &TunnelHello, at: &Circumstances) -> Admission {
+        let seat = Seat { group: hello.epoch.group, node: hello.node };
+        let seated = at.seat == Some(seat);
+        if let Some(fence) = current {
+            if let Some(old) = fence.predecessor.filter(|old| old.epoch == hello.epoch) {
+                return old.admit(hello, at);
+            }
+            if hello.epoch < fence.epoch {
+                return refused(
+                    RefusalCode::StaleEpoch,
+                    format!("epoch {} was superseded by {}", hello.epoch, fence.epoch),
+                );
+            }
+            if hello.epoch == fence.epoch {
+                let same = (fence.agent, fence.node, fence.boot, fence.session)
+                    == (at.agent, hello.node, hello.boot, hello.session);
+                return match (same, seated) {
+                    (true, true) => Admission::Same,
+                    (true, false) => not_seated(seat),
+                    (false, _) => refused(
+                        RefusalCode::OtherSession,
+                        format!("epoch {} belongs to another boot or session: claim anew", hello.epoch),
+                    ),
+                };
+            }
+        }
+        if !seated {
+            return not_seated(seat);
+        }
+        match at.claim {
+            Some(claim) if hello.epoch < claim.epoch => refused(
+                RefusalCode::StaleEpoch,
+                format!("claim {} was superseded by claim {}", hello.epoch, claim.epoch),
+            ),
+            Some(claim) if (claim.epoch, claim.node, claim.boot) == (hello.epoch, hello.node, hello.boot) => {
+                Admission::New { fence: Self::after(current, hello, at), supersedes: current.copied() }
+            }
+            _ => refused(
+                RefusalCode::UnknownClaim,
+                format!(
+                    "central's witness knows of no claim {} by node {} in this boot",
+                    hello.epoch, hello.node
+                ),
+            ),
+        }
+    }
+
+    /// The record after admitting `hello`: a planned take-over lets the old holder drain.
+    fn after(current: Option<&Self>, hello: &TunnelHello, at: &Circumstances) -> Self {
+        let predecessor = current.zip(at.drain_until).map(|(old, until)| Predecessor {
+            epoch: old.epoch,
+            agent: old.agent,
+            node: old.node,
+            boot: old.boot,
+            session: old.session,
+            until,
+        });
+        Self {
+            epoch: hello.epoch,
+            agent: at.agent,
+            node: hello.node,
+            boot: hello.boot,
+            session: hello.session,
+            predecessor,
+        }
+    }
+}
+
+impl Predecessor {
+    /// It needs no seat: one who was unmarked drains too.
+    fn admit(&self, hello: &TunnelHello, at: &Circumstances) -> Admission {
+        let same = (self.agent, self.node, self.boot, self.session)
+            == (at.agent, hello.node, hello.boot, hello.session);
+        if same && at.now < self.until {
+            return Admission::Predecessor { until: self.until };
+        }
+        refused(
+            RefusalCode::StaleEpoch,
+            format!("epoch {} was superseded and its drain has ended", hello.epoch),
+        )
+    }
+}
+
+fn not_seated(seat: Seat) -> Admission {
+    refused(
+        RefusalCode::NotSeated,
+        format!("node {} of group {} is not, or no longer, this agent's seat", seat.node, seat.group),
+    )
+}
+
+fn refused(code: RefusalCode, message: String) -> Admission {
+    Admission::Refused(Refusal { code, message })
+}
+
+/// The fence of one Environment in the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Fences {
+    store: SharedStore,
+    owner: Owner,
+}
+
+impl Fences {
+    pub fn new(store: SharedStore, environment: &EnvironmentName) -> Self {
+        Self { store, owner: environment.into() }
+    }
+
+    /// The fence as it stands; `None` before the first admission.
+    pub async fn current(&self) -> Result<Option<Fence>, StoreError> {
+        Ok(self.read().await?.map(|record| record.value))
+    }
+
+    /// Judges a hello and, if its epoch is new, makes it the highest before answering: when this returns
+    /// [`Admission::New`] the fence is durable. Of several that ask at once only the highest stays admitted.
+    ///
+    /// Dropping the future may leave the new fence written: its holder comes back and is `Same`.
+    pub async fn admit(&self, hello: &TunnelHello, at: &Circumstances) -> Result<Admission, StoreError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let current = self.read().await?;
+            let admission = Fence::admit(current.as_ref().map(|current| &current.value), hello, at);
+            let Admission::New { fence, .. } = &admission else { return Ok(admission) };
+            let unchanged = current.as_ref().map_or(Precondition::Absent, Versioned::unchanged);
+            let write = FENCES.put(&self.owner, KEY, unchanged, fence)?;
+            match self.store.commit(write.into()).await {
+                Ok(_) => return Ok(admission),
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Conflict(FENCES.key(&self.owner, KEY)))
+    }
+
+    /// Ends the drain of the predecessor before its time, as when its last stream is gone.
+    pub async fn end_drain(&self, epoch: Epoch) -> Result<(), StoreError> {
+        let ended = FENCES.update(&*self.store, &self.owner, KEY, |fence| {
+            let drains = fence.filter(|fence| fence.predecessor.is_some_and(|old| old.epoch == epoch));
+            Ok::<_, StoreError>(drains.map(|fence| Fence { predecessor: None, ..*fence }))
+        });
+        ended.await.map(drop)
+    }
+
+    async fn read(&self) -> Result<Option<Versioned<Fence>>, StoreError> {
+        FENCES.get(&*self.store, &self.owner, KEY).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::hello::{Resume, Versions};
+    use time::Duration;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    const T0: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    #[test]
+    fn a_committed_claim_beats_every_lower_epoch() {
+        let old = active(1).at(1, 10);
+        let new = active(2).at(1, 11);
+        let fence = admitted(None, &old);
+        let Admission::New { fence, supersedes } = judge(Some(&fence), &new) else { panic!("refused") };
+        assert_eq!(supersedes.unwrap().epoch, old.hello.epoch);
+        assert_eq!(code(judge(Some(&fence), &old)), RefusalCode::StaleEpoch);
+    }
+
+    #[test]
+    fn a_group_founded_anew_beats_every_claim_of_the_old_one() {
+        let fence = admitted(None, &active(1).at(1, 900));
+        admitted(Some(&fence), &active(2).at(2, 1));
+        let fence = admitted(None, &active(2).at(2, 1));
+        assert_eq!(code(judge(Some(&fence), &active(1).at(1, 901))), RefusalCode::StaleEpoch);
+    }
+
+    #[test]
+    fn the_same_epoch_needs_the_same_agent_node_boot_and_session() {
+        let holder = active(1).at(1, 10);
+        let fence = admitted(None, &holder);
+        assert_eq!(judge(Some(&fence), &holder), Admission::Same);
+
+        let mut another = holder.clone();
+        another.hello.session = SessionId::from_bytes([9; 16]);
+        assert_eq!(code(judge(Some(&fence), &another)), RefusalCode::OtherSession);
+        let mut another = holder.clone();
+        another.hello.boot = BootId::from_bytes([9; 16]);
+        assert_eq!(code(judge(Some(&fence), &another)), RefusalCode::OtherSession);
+        let mut another = holder.clone();
+        another.at.agent = AgentId::from_bytes([9; 16]);
+        assert_eq!(code(judge(Some(&fence), &another)), RefusalCode::OtherSession);
+    }
+
+    #[test]
+    fn the_holder_comes_back_also_while_a_newer_claim_is_on_its_way() {
+        let holder = active(1).at(1, 10);
+        let fence = admitted(None, &holder);
+        let mut back = holder.clone();
+        back.at.claim = active(2).at(1, 11).at.claim;
+        // Until the successor is admitted, the holder's tunnel is the one that works.
+        assert_eq!(judge(Some(&fence), &back), Admission::Same);
+    }
+
+    #[test]
+    fn an_invented_claim_is_refused() {
+        let mut liar = active(1).at(1, 10);
+        liar.at.claim = None;
+        assert_eq!(code(judge(None, &liar)), RefusalCode::UnknownClaim);
+        liar.at.claim = active(1).at(1, 9).at.claim;
+        assert_eq!(code(judge(None, &liar)), RefusalCode::UnknownClaim);
+        liar.at.claim = active(2).at(1, 10).at.claim;
+        assert_eq!(code(judge(None, &liar)), RefusalCode::UnknownClaim);
+    }
+
+    #[test]
+    fn a_claim_that_a_newer_one_followed_is_refused_though_never_admitted() {
+        let mut late = active(1).at(1, 10);
+        late.at.claim = active(2).at(1, 11).at.claim;
+        assert_eq!(code(judge(None, &late)), RefusalCode::StaleEpoch);
+    }
+
+    #[test]
+    fn only_who_holds_the_seat_is_admitted() {
+        let mut unmarked = active(1).at(1, 10);
+        unmarked.at.seat = None;
+        assert_eq!(code(judge(None, &unmarked)), RefusalCode::NotSeated);
+        let mut elsewhere = active(1).at(1, 10);
+        elsewhere.at.seat = Some(Seat { group: 1, node: NodeId(7) });
+        assert_eq!(code(judge(None, &elsewhere)), RefusalCode::NotSeated);
+        // Dissolved under its feet: the epoch is still the highest, the seat is gone.
+        let holder = active(1).at(1, 10);
+        let fence = admitted(None, &holder);
+        let mut dissolved = holder;
+        dissolved.at.seat = None;
+        assert_eq!(code(judge(Some(&fence), &dissolved)), RefusalCode::NotSeated);
+    }
+
+    #[test]
+    fn a_planned_predecessor_may_come_back_until_its_drain_ends() {
+        let old = active(1).at(1, 10);
+        let fence = admitted(None, &old);
+        let until = T0 + Duration::minutes(5);
+        let fence = admitted(Some(&fence), &active(2).at(1, 11).planned(until));
+        assert_eq!(fence.predecessor.unwrap().epoch, old.hello.epoch);
+
+        let mut unmarked = old.clone();
+        unmarked.at.seat = None;
+        assert_eq!(judge(Some(&fence), &unmarked), Admission::Predecessor { until });
+        let mut another_session = old.clone();
+        another_session.hello.session = SessionId::from_bytes([9; 16]);
+        assert_eq!(code(judge(Some(&fence), &another_session)), RefusalCode::StaleEpoch);
+        let mut late = old;
+        late.at.now = until;
+        assert_eq!(code(judge(Some(&fence), &late)), RefusalCode::StaleEpoch);
+    }
+
+    #[test]
+    fn an_unplanned_take_over_leaves_nobody_draining() {
+        let first = active(1).at(1, 10);
+        let fence = admitted(None, &first);
+        let fence = admitted(Some(&fence), &active(2).at(1, 11).planned(T0 + Duration::minutes(5)));
+        let fence = admitted(Some(&fence), &active(3).at(1, 12));
+        assert_eq!(fence.predecessor, None);
+        assert_eq!(code(judge(Some(&fence), &first)), RefusalCode::StaleEpoch);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_at_once_the_highest_epoch_stays() {
+        let fences = fences(Arc::new(MemoryStore::default()));
+        let asking = (1..=32).map(|n| {
+            let fences = fences.clone();
+            tokio::spawn(async move { active(n).at(1, u64::from(n)).asks(&fences).await })
+        });
+        for admission in asking.collect::<Vec<_>>() {
+            admission.await.unwrap();
+        }
+        assert_eq!(fences.current().await.unwrap().unwrap().epoch.claim, 32);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_drain_is_kept() {
+        let fences = fences(Arc::new(MemoryStore::default()));
+        let old = active(1).at(1, 10);
+        old.asks(&fences).await;
+        active(2).at(1, 11).planned(T0 + Duration::minutes(5)).asks(&fences).await;
+        assert!(matches!(old.asks(&fences).await, Admission::Predecessor { .. }));
+        fences.end_drain(old.hello.epoch).await.unwrap();
+        assert_eq!(code(old.asks(&fences).await), RefusalCode::StaleEpoch);
+    }
+
+    /// An agent at the door, with everything in its favour.
+    #[derive(Clone)]
+    struct Asking {
+        hello: TunnelHello,
+        at: Circumstances,
+    }
+
+    fn active(n: u8) -> Asking {
+        Asking {
+            hello: TunnelHello {
+                versions: Versions::OURS,
+                node: NodeId(u64::from(n)),
+                epoch: Epoch { group: 0, claim: 0 },
+                boot: BootId::from_bytes([n; 16]),
+                session: SessionId::from_bytes([n; 16]),
+                resume: Some(Resume { received_through: 0 }),
+            },
+            at: Circumstances {
+                agent: AgentId::from_bytes([n; 16]),
+                seat: None,
+                claim: None,
+                drain_until: None,
+                now: T0,
+            },
+        }
+    }
+
+    impl Asking {
+        fn at(mut self, group: u64, claim: u64) -> Self {
+            let Self { hello, at } = &mut self;
+            hello.epoch = Epoch { group, claim };
+            at.seat = Some(Seat { group, node: hello.node });
+            at.claim = Some(AppliedClaim { epoch: hello.epoch, node: hello.node, boot: hello.boot });
+            self
+        }
+
+        fn planned(mut self, until: OffsetDateTime) -> Self {
+            self.at.drain_until = Some(until);
+            self
+        }
+
+        async fn asks(&self, fences: &Fences) -> Admission {
+            fences.admit(&self.hello, &self.at).await.unwrap()
+        }
+    }
+
+    fn fences(store: SharedStore) -> Fences {
+        Fences::new(store, &"default".parse().unwrap())
+    }
+
+    fn judge(fence: Option<&Fence>, asking: &Asking) -> Admission {
+        Fence::admit(fence, &asking.hello, &asking.at)
+    }
+
+    fn admitted(fence: Option<&Fence>, asking: &Asking) -> Fence {
+        match judge(fence, asking) {
+            Admission::New { fence, .. } => fence,
+            other => panic!("not admitted: {other:?}"),
+        }
+    }
+
+    fn code(admission: Admission) -> RefusalCode {
+        match admission {
+            Admission::Refused(refusal) => refusal.code,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+}
