@@ -1,6 +1,7 @@
 //! The gateway as `postern-central dev` starts it: central and its agents as real processes.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,10 +11,12 @@ use rustix::process::Signal;
 use serde::Deserialize;
 
 use crate::process::{Launch, signal};
-use crate::{Api, Folder, Process, Stop, program};
+use crate::{Api, Folder, Process, Stop, program, wait_until};
 
 /// From the start of `dev` to its line of JSON.
 const UP_WITHIN: Duration = Duration::from_secs(60);
+const CONFIGURED_WITHIN: Duration = Duration::from_secs(30);
+const STILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running `postern-central dev`. Dropped, it is told to stop, and with it its agents.
 pub struct Dev {
@@ -116,6 +119,24 @@ impl Dev {
         &self.announcement.data_dir
     }
 
+    /// Waits until every agent may take over: connected, and admitted to the group.
+    pub async fn until_all_configured(&self) {
+        wait_until("every candidate is configured", CONFIGURED_WITHIN, async || {
+            let all = self.api.process_servers().await;
+            let configured = all.iter().filter(|one| one.configured && one.connected).count();
+            (configured == self.agents.len()).then_some(())
+        })
+        .await;
+    }
+
+    /// The one other agent of two.
+    pub fn other_than(&self, name: &str) -> &DevAgent {
+        let mut others = self.agents.iter().filter(|agent| agent.name != name);
+        let other = others.next().unwrap_or_else(|| panic!("dev has no agent beside {name}"));
+        assert!(others.next().is_none(), "dev has more than one agent beside {name}");
+        other
+    }
+
     /// The agent that was active when dev announced itself.
     pub fn first_active(&self) -> &str {
         &self.announcement.active
@@ -148,9 +169,15 @@ impl Dev {
         signal(self.agent(name).pid, Signal::KILL);
     }
 
-    /// SIGSTOP: the agent's sockets stay open and nothing moves.
-    pub fn freeze(&self, name: &str) {
-        signal(self.agent(name).pid, Signal::STOP);
+    /// SIGSTOP: the agent's sockets stay open and nothing moves. Returns once it stands still.
+    pub async fn freeze(&self, name: &str) {
+        let pid = self.agent(name).pid;
+        signal(pid, Signal::STOP);
+        wait_until(&format!("{name} stands still"), STILL_WITHIN, async || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("State:\tT").then_some(())
+        })
+        .await;
     }
 
     /// SIGCONT.

@@ -116,6 +116,11 @@ impl Connection {
         self.set(Mode::Carry);
     }
 
+    /// Do both speak of the same connection?
+    pub fn is(&self, other: &Connection) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Is it still there?
     pub fn is_open(&self) -> bool {
         *self.0.mode.borrow() != Mode::Cut

@@ -152,13 +152,17 @@ async fn enrol_and_start(
     enroll.arg("--token-file").arg(token_file).arg("--ca-cert").arg(ca_cert);
     enroll.arg("--data-dir").arg(folder.join(name));
     run(&enroll, None);
-    folder.write(&format!("{name}.toml"), agent_toml(destination));
+    folder.write(&format!("{name}.toml"), agent_toml(destination, port::free()));
     run_agent(folder, name)
 }
 
 /// An agent reaches nothing until its own host's file says what.
-fn agent_toml(destination: SocketAddr) -> String {
-    format!("allow = [\"{destination}\"]\n")
+fn agent_toml(destination: SocketAddr, peers: SocketAddr) -> String {
+    format!(
+        "[[allow]]\nhost = \"{}\"\nports = {}\n\n[peers]\nlisten = \"{peers}\"\nadvertise = [\"{peers}\"]\n",
+        destination.ip(),
+        destination.port(),
+    )
 }
 
 fn run_agent(folder: &Folder, name: &str) -> Process {

@@ -1,6 +1,7 @@
 //! A destination that sends everything back and remembers who came: for scenarios that ask which
 //! agent carried a connection, and where its bytes ended.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,7 +84,7 @@ async fn receive(listener: TcpListener, visits: Arc<Mutex<Vec<Visit>>>) {
     let mut running = JoinSet::new();
     loop {
         // An accept fails for the connection's own reasons; the next one is another matter.
-        let Ok((mut stream, peer)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
         while running.try_join_next().is_some() {}
         let bytes = Arc::new(AtomicU64::new(0));
         let number = {
@@ -91,17 +92,20 @@ async fn receive(listener: TcpListener, visits: Arc<Mutex<Vec<Visit>>>) {
             visits.push(Visit { peer, bytes: Arc::clone(&bytes) });
             visits.len() as u64 - 1
         };
-        running.spawn(async move {
-            let mut piece = vec![0; 64 * 1024];
-            // It ends with its connection, however that ends.
-            stream.write_all(&number.to_be_bytes()).await.ok()?;
-            loop {
-                let count = stream.read(&mut piece).await.ok().filter(|&count| count > 0)?;
-                bytes.fetch_add(count as u64, Ordering::Relaxed);
-                stream.write_all(&piece[..count]).await.ok()?;
-            }
-            #[expect(unreachable_code, reason = "names the type that `?` returns")]
-            Some(())
-        });
+        // It ends with its connection, however that ends.
+        running.spawn(async move { drop(echo(stream, number, &bytes).await) });
+    }
+}
+
+async fn echo(mut stream: TcpStream, number: u64, bytes: &AtomicU64) -> io::Result<()> {
+    stream.write_all(&number.to_be_bytes()).await?;
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let count = stream.read(&mut piece).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        bytes.fetch_add(count as u64, Ordering::Relaxed);
+        stream.write_all(&piece[..count]).await?;
     }
 }

@@ -109,6 +109,15 @@ impl Postgres {
         suite::output("pgbench --initialize", &mut pgbench, Duration::from_secs(120)).await;
     }
 
+    /// How many of pgbench's clients are connected now; asked directly.
+    pub async fn pgbench_clients(&self) -> usize {
+        let mut psql = self.client("psql", self.addr);
+        psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--command"]);
+        psql.arg("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'");
+        let count = suite::output("psql", &mut psql, START_WITHIN).await;
+        count.trim().parse().expect("count(*) is a number")
+    }
+
     /// pgbench through `addr`, ready to start: `clients` at once, for `seconds`.
     pub fn pgbench(&self, addr: SocketAddr, clients: u32, seconds: u32) -> AsyncCommand {
         let mut pgbench = self.client("pgbench", addr);
