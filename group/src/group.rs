@@ -1,0 +1,392 @@
+//! One node of a gateway group: started, asked, shut down.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::{
+    Config, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, InitializeError, RaftError},
+};
+use proto::{BootId, Epoch, NodeId, hello::Seat};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::{
+    error::{ClaimError, GroupError, StartError},
+    members::{Member, Members, Peer, Site},
+    network::{self, Network, ServeError, Transport},
+    standing::{self, Leadership, Publishers},
+    state::{Applied, Claim},
+    storage::{GroupStorage, Opened},
+    timings::Timings,
+    types::{Command, Metrics, Outcome, Raft},
+    witness,
+};
+
+/// How long a claim is tried for.
+const CLAIM_LIMIT: Duration = Duration::from_secs(2);
+
+/// Pause between tries, where the group refuses for the moment.
+pub(crate) const RETRY: Duration = Duration::from_millis(20);
+
+/// A snapshot for every so many entries: the log stays in the tens of kilobytes.
+const SNAPSHOT_EVERY: u64 = 500;
+
+/// Entries kept behind a snapshot, so that a briefly absent node needs no snapshot.
+const KEPT_BEHIND_SNAPSHOT: u64 = 200;
+
+/// Entries sent at once: with our small ones far below a control message.
+const ENTRIES_PER_CALL: u64 = 100;
+
+/// What a node is.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupConfig {
+    pub seat: Seat,
+    pub member: Member,
+    /// The same for all voters of a group.
+    pub timings: Timings,
+}
+
+/// A node of a gateway group. Clones share it.
+///
+/// The node ends with [`Group::shutdown`], or when its storage fails: then
+/// [`Leadership::running`] is false for good.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: GroupConfig,
+    raft: Raft,
+    applied: Applied,
+    leadership: watch::Receiver<Leadership>,
+    members: watch::Receiver<Members>,
+    led_since: watch::Receiver<Option<Instant>>,
+    /// When a leader was last heard; the witness' watchdog reads it.
+    heard: watch::Sender<Instant>,
+    preferred: watch::Sender<Option<NodeId>>,
+    /// A closed-socket hint is being followed.
+    hinted: AtomicBool,
+    // All of them only watch and nudge; Raft stays whole wherever they are cut off.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Group {
+    /// Restores the node's records and starts its Raft.
+    ///
+    /// Needs a tokio runtime; blocks it for a few disk reads.
+    ///
+    /// # Errors
+    /// [`StartError::Storage`] where the records are damaged or older than their guard.
+    pub async fn start(
+        config: GroupConfig,
+        storage: GroupStorage,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, StartError> {
+        let Opened { log, machine, db } = storage.open(config.seat)?;
+        let applied = machine.applied();
+        let network = Network { me: config.seat.node, transport };
+        let raft_config = raft_config(&config)?;
+        let raft = Raft::new(config.seat.node.0, Arc::new(raft_config), network, log, machine)
+            .await
+            .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+
+        let nothing = Leadership { leader: None, leads: false, running: true };
+        let (leadership, leadership_watch) = watch::channel(nothing);
+        let (members, members_watch) = watch::channel(Members::default());
+        let (led_since, led_since_watch) = watch::channel(None);
+        let to = Publishers { leadership, members, led_since };
+        let mut tasks = JoinSet::new();
+        let failed = db.map(|db| db.failed());
+        tasks.spawn(standing::follow(raft.metrics(), failed, config.timings.election_max, to));
+        let inner = Inner {
+            config,
+            raft,
+            applied,
+            leadership: leadership_watch,
+            members: members_watch,
+            led_since: led_since_watch,
+            heard: watch::Sender::new(Instant::now()),
+            preferred: watch::Sender::new(None),
+            hinted: AtomicBool::new(false),
+            tasks: Mutex::new(tasks),
+        };
+        let group = Self { inner: Arc::new(inner) };
+        if config.member == Member::Witness {
+            let watchdog = witness::Watchdog {
+                raft: group.inner.raft.clone(),
+                timings: config.timings,
+                heard: group.inner.heard.subscribe(),
+                preferred: group.inner.preferred.subscribe(),
+                claims: group.claims(),
+            };
+            group.spawn(watchdog.run());
+        }
+        Ok(group)
+    }
+
+    /// Founds the group with `me` as its only voter. Does nothing if that was done before.
+    pub async fn found(&self, me: Peer) -> Result<(), GroupError> {
+        let id = self.seat().node.0;
+        let first = BTreeMap::from([(id, Site::Agent(me))]);
+        match self.raft().initialize(first).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => Err(GroupError::FoundedByOthers),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                let member = self.metrics().membership_config.get_node(&id).is_some();
+                if member { Ok(()) } else { Err(GroupError::FoundedByOthers) }
+            }
+        }
+    }
+
+    /// Whether this node has ever been founded or reached by a leader.
+    pub async fn is_initialized(&self) -> Result<bool, GroupError> {
+        self.raft().is_initialized().await.map_err(|fatal| GroupError::Stopped(fatal.to_string()))
+    }
+
+    /// Answers a call that the transport brought from `from`, whose identity it has proved.
+    ///
+    /// Dropping the future may leave the call served and unanswered, as a lost answer would.
+    pub async fn serve(&self, from: NodeId, body: &RawValue) -> Result<Box<RawValue>, ServeError> {
+        network::serve(self.raft(), from, body, &self.inner.heard).await
+    }
+
+    /// Who leads, and whether this node does, proved by a quorum.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// The newest claim that this node has applied.
+    pub fn claims(&self) -> watch::Receiver<Option<Claim>> {
+        self.inner.applied.newest()
+    }
+
+    /// The membership in force.
+    pub fn members(&self) -> watch::Receiver<Members> {
+        self.inner.members.clone()
+    }
+
+    /// Claims for this node in `boot`: afterwards it is the group's active, as far as central's
+    /// fence admits it.
+    ///
+    /// Takes 2 s at most. When the future is dropped, or the claim is [`ClaimError::Unconfirmed`],
+    /// it may still be committed; [`Group::claims`] shows it then.
+    pub async fn claim(&self, boot: BootId) -> Result<Epoch, ClaimError> {
+        if self.inner.config.member == Member::Witness {
+            return Err(ClaimError::Witness);
+        }
+        let seat = self.seat();
+        let command = Command::Claim { node: seat.node.0, boot };
+        let deadline = Instant::now() + CLAIM_LIMIT;
+        loop {
+            let write = timeout_at(deadline, self.raft().client_write(command.clone())).await;
+            match write.map_err(|_| ClaimError::Unconfirmed(CLAIM_LIMIT))? {
+                Ok(written) => {
+                    return match written.data {
+                        Outcome::Claimed => Ok(Epoch { group: seat.group, claim: written.log_id.index() }),
+                        Outcome::Refused | Outcome::Nothing => Err(ClaimError::Refused),
+                    };
+                }
+                Err(RaftError::Fatal(fatal)) => {
+                    return Err(GroupError::Stopped(fatal.to_string()).into());
+                }
+                // Nothing was written. Just elected, a leader refuses without naming anybody,
+                // because its predecessor's lease may still run.
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                    let leader = forward.leader_id.map(NodeId);
+                    let mine = leader.is_none_or(|leader| leader == seat.node);
+                    let leading = self.metrics().state == openraft::ServerState::Leader;
+                    if !mine || !leading || Instant::now() + RETRY >= deadline {
+                        return Err(ClaimError::NotLeader { leader });
+                    }
+                }
+                // Written by us, then thrown away by a new leader, or perhaps kept by it.
+                Err(RaftError::APIError(_)) => return Err(ClaimError::Unconfirmed(CLAIM_LIMIT)),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Waits up to `limit` until this node has applied the entry at `index`.
+    pub async fn has_applied(&self, index: u64, limit: Duration) -> bool {
+        let mut applied = self.inner.applied.index();
+        let reached = timeout(limit, applied.wait_for(|applied| *applied >= index)).await;
+        matches!(reached, Ok(Ok(_)))
+    }
+
+    /// The applied claim with this log index, if it is one of the newest 64.
+    pub fn claim_at(&self, index: u64) -> Option<Claim> {
+        self.inner.applied.claim_at(index)
+    }
+
+    /// "The leader's socket was closed": elect without waiting for the election timeout.
+    ///
+    /// Returns at once; tries for twice the longest election timeout. Harmless while the leader lives:
+    /// nobody grants a pre-vote then. The witness ignores it, candidates come first.
+    pub fn leader_gone(&self) {
+        let now = self.metrics();
+        let votes = now.membership_config.voter_ids().any(|voter| voter == now.id);
+        let leads = now.state == openraft::ServerState::Leader;
+        if self.inner.config.member == Member::Witness || !votes || leads {
+            return;
+        }
+        if self.inner.hinted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let gone = now.vote;
+        let group = self.clone();
+        self.spawn(async move {
+            let until = Instant::now() + 2 * group.inner.config.timings.election_max;
+            while Instant::now() < until {
+                let now = group.metrics();
+                // A committed vote is a leader that a quorum elected.
+                if now.running_state.is_err() || (now.vote != gone && now.vote.is_committed()) {
+                    break;
+                }
+                if group.raft().trigger().elect(true).await.is_err() {
+                    break;
+                }
+                sleep(RETRY).await;
+            }
+            group.inner.hinted.store(false, Ordering::Release);
+        });
+    }
+
+    /// Stands for election at once, if a quorum would have this node. For the witness, where
+    /// central's order got no claim.
+    pub fn elect_now(&self) {
+        let raft = self.raft().clone();
+        self.spawn(async move {
+            // An error means that Raft has stopped, which `leadership` says.
+            let _ = raft.trigger().elect(true).await;
+        });
+    }
+
+    /// `node` can be reached again: call it now and not after the back-off.
+    pub fn peer_back(&self, node: NodeId) {
+        let raft = self.raft().clone();
+        self.spawn(async move {
+            let _ = raft.trigger().reset_backoff([node.0]).await;
+        });
+    }
+
+    /// Whom the witness hands the lead to first, when it leads.
+    pub fn prefer(&self, node: Option<NodeId>) {
+        self.inner.preferred.send_replace(node);
+    }
+
+    /// Ends the node. Its storage can be opened again once all clones are gone.
+    pub async fn shutdown(self) {
+        if self.raft().shutdown().await.is_err() {
+            tracing::error!(node = %self.seat().node, "Raft panicked while it was shut down");
+        }
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+
+    /// Raft's inner state, for people.
+    pub fn status(&self) -> Status {
+        let now = self.metrics();
+        Status {
+            seat: self.seat(),
+            state: format!("{:?}", now.state).to_lowercase(),
+            term: now.current_term,
+            leader: now.current_leader.map(NodeId),
+            voters: now.membership_config.voter_ids().map(NodeId).collect(),
+            learners: now.membership_config.membership().learner_ids().map(NodeId).collect(),
+            last_log: now.last_log_index,
+            committed: now.local_committed.map(|id| id.index()),
+            applied: now.last_applied.map(|id| id.index()),
+            snapshot: now.snapshot.map(|id| id.index()),
+            purged: now.purged.map(|id| id.index()),
+            stopped: now.running_state.err().map(|fatal| fatal.to_string()),
+        }
+    }
+
+    /// The seat this node sits on.
+    pub fn seat(&self) -> Seat {
+        self.inner.config.seat
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    pub(crate) fn timings(&self) -> Timings {
+        self.inner.config.timings
+    }
+
+    pub(crate) fn led_since(&self) -> Option<Instant> {
+        *self.inner.led_since.borrow()
+    }
+
+    /// A copy: a watch guard held across an await would stop Raft itself.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft().metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
+
+/// Raft's inner state, for people and diagnostics; nothing decides by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub seat: Seat,
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    pub state: String,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    pub last_log: Option<u64>,
+    pub committed: Option<u64>,
+    pub applied: Option<u64>,
+    pub snapshot: Option<u64>,
+    pub purged: Option<u64>,
+    /// Why Raft has ended, if it has.
+    pub stopped: Option<String>,
+}
+
+fn raft_config(config: &GroupConfig) -> Result<Config, StartError> {
+    let Timings { heartbeat, election_min, election_max } = config.timings;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let raft = Config {
+        cluster_name: format!("gateway group {}", config.seat.group),
+        heartbeat_interval: millis(heartbeat),
+        election_timeout_min: millis(election_min),
+        election_timeout_max: millis(election_max),
+        // Relayed links need far more than the default of 200 ms.
+        install_snapshot_timeout: millis(heartbeat * 20),
+        max_payload_entries: ENTRIES_PER_CALL,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEPT_BEHIND_SNAPSHOT,
+        // Must exceed the snapshot distance, or a snapshot would not end the lag.
+        replication_lag_threshold: SNAPSHOT_EVERY * 4,
+        // The witness' watchdog elects it, later than any candidate would.
+        enable_elect: config.member == Member::Agent,
+        // Off by default; without it an isolated node deposes a healthy leader when it returns.
+        enable_pre_vote: Some(true),
+        // On by default; a restarted leader would lead again without an election.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    raft.validate().map_err(|error| StartError::Timings(error.to_string()))
+}

@@ -1,0 +1,123 @@
+//! Turns Raft's metrics into what the neighbours watch: leadership and members.
+//!
+//! openraft's leader that lost its quorum stays `Leader` for ever. It leads here only while a
+//! quorum acknowledged it within the longest election timeout: after that another may lead.
+
+use std::time::Duration;
+
+use durable::Failure;
+use openraft::{
+    Instant as _, ServerState, async_runtime::watch::WatchReceiver, type_config::alias::WatchReceiverOf,
+};
+use proto::NodeId;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    members::Members,
+    types::{Metrics, StoredNodes, TypeConfig},
+};
+
+/// Who leads the group, as this node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// Whom this node follows, possibly itself. May be gone: only `leads` is ever proved.
+    pub leader: Option<NodeId>,
+    /// This node leads, and a quorum acknowledged that within the longest election timeout.
+    pub leads: bool,
+    /// False once Raft has ended, by shutdown or by a storage error. It does not come back.
+    pub running: bool,
+}
+
+/// Where the watcher publishes.
+pub(crate) struct Publishers {
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) members: watch::Sender<Members>,
+    /// Since when this node has been the leader, quorum or not.
+    pub(crate) led_since: watch::Sender<Option<Instant>>,
+}
+
+/// Publishes until Raft ends. Dropping it only stops publishing.
+pub(crate) async fn follow(
+    mut metrics: WatchReceiverOf<TypeConfig, Metrics>,
+    mut failed: Option<watch::Receiver<Option<Failure>>>,
+    election_max: Duration,
+    to: Publishers,
+) {
+    loop {
+        // Cloned: a watch guard held across an await would stop Raft itself.
+        let now = metrics.borrow_watched().clone();
+        let storage_failed = failed.as_ref().is_some_and(|failed| failed.borrow().is_some());
+        let running = now.running_state.is_ok() && !storage_failed;
+        let acked = quorum_acked(&now);
+        let lease_end = acked.map(|acked| acked + election_max);
+        let leads = running && lease_end.is_some_and(|end| Instant::now() < end);
+        let leader = now.current_leader.map(NodeId);
+        publish(&to.leadership, Leadership { leader, leads, running });
+        publish(&to.members, members_of(&now.membership_config, now.last_applied.map_or(0, |id| id.index())));
+        let leading = now.state == ServerState::Leader;
+        to.led_since.send_if_modified(|since| match (leading, since.is_some()) {
+            (true, false) => since.replace(Instant::now()).is_none(),
+            (false, true) => since.take().is_some(),
+            (true, true) | (false, false) => false,
+        });
+        if !running {
+            return;
+        }
+        let lease_ends = async {
+            match lease_end.filter(|_| leads) {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        let storage_fails = async {
+            let Some(failed) = &mut failed else { return std::future::pending().await };
+            // An error means that the database is closed, which ends nothing by itself.
+            if failed.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                to.leadership.send_modify(|known| *known = Leadership { leader, leads: false, running: false });
+                return;
+            },
+            () = lease_ends => {}
+            () = storage_fails => {}
+        }
+    }
+}
+
+/// When a quorum last acknowledged this node's leadership; now, if its own vote is a quorum.
+pub(crate) fn quorum_acked(metrics: &Metrics) -> Option<Instant> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    // openraft stamps acknowledgements when followers answer; a sole voter has none to wait for.
+    let mut voters = metrics.membership_config.voter_ids();
+    if voters.next() == Some(metrics.id) && voters.next().is_none() {
+        return Some(Instant::now());
+    }
+    metrics.last_quorum_acked.as_ref().and_then(|at| Instant::now().checked_sub(at.elapsed()))
+}
+
+fn members_of(stored: &StoredNodes, last_applied: u64) -> Members {
+    Members {
+        voters: stored.voter_ids().map(NodeId).collect(),
+        learners: stored.membership().learner_ids().map(NodeId).collect(),
+        peers: stored.nodes().filter_map(|(id, site)| Some((NodeId(*id), site.peer()?.clone()))).collect(),
+        last_applied,
+    }
+}
+
+fn publish<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|known| {
+        let news = *known != value;
+        if news {
+            *known = value;
+        }
+        news
+    });
+}

@@ -1,0 +1,235 @@
+//! What a group's node keeps, and whether it may still be trusted.
+//!
+//! ```text
+//!   own database (agent)            one tree per seat; the seats before it are removed
+//!   shared database (witness)       one tree per Environment tag and seat
+//!   guard file beside either        vote and log as last made durable, and the newest seat
+//! ```
+//!
+//! A node that forgot a vote could give it twice in one term, and then there are two leaders. So
+//! records *below* their guard are refused: the caller quarantines them and takes a new seat.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use durable::{Durable, Guard, GuardError};
+use proto::hello::Seat;
+
+use crate::{
+    log::Log,
+    shelf::{Mark, Shelf},
+    state::StateMachine,
+};
+
+/// Where a node keeps its vote, log and snapshot.
+#[derive(Clone)]
+pub struct GroupStorage {
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Disk { db: Arc<Durable>, prefix: String, guard: PathBuf },
+    Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>),
+}
+
+/// Why a node's records cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Acknowledged records are missing. Quarantine the database and take a new seat.
+    #[error("the Raft records of node {} are older than their guard {}: {what}", seat.node, guard.display())]
+    Regressed { seat: Seat, guard: PathBuf, what: String },
+    /// Neither slot of the guard can be read. Quarantine as for `Regressed`.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// A record is damaged, missing between others, or the disk refused.
+    #[error("the Raft records of node {} could not be read or written", seat.node)]
+    Io { seat: Seat, source: io::Error },
+}
+
+impl StorageError {
+    /// Whether only moving the records away and taking a new seat can help.
+    pub fn needs_new_seat(&self) -> bool {
+        match self {
+            Self::Regressed { .. } | Self::Guard(GuardError::Damaged { .. }) => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            Self::Guard(GuardError::Io { .. }) => false,
+        }
+    }
+}
+
+/// A node's opened records.
+pub(crate) struct Opened {
+    pub(crate) log: Log,
+    pub(crate) machine: StateMachine,
+    /// The database below, whose failure ends the node. None in memory.
+    pub(crate) db: Option<Arc<Durable>>,
+}
+
+impl GroupStorage {
+    /// An agent's: a database of its own, the guard file at `guard` (on the same disk, but outside
+    /// the database's directory, so that quarantining the database keeps it).
+    pub fn own(db: Durable, guard: impl Into<PathBuf>) -> Self {
+        Self { place: Place::Disk { db: Arc::new(db), prefix: "raft/".into(), guard: guard.into() } }
+    }
+
+    /// The witness': one database for all groups. `tag` names the Environment, the guard file is
+    /// this Environment's alone.
+    pub fn shared(db: Arc<Durable>, tag: &str, guard: impl Into<PathBuf>) -> Self {
+        Self { place: Place::Disk { db, prefix: format!("raft/{tag}/"), guard: guard.into() } }
+    }
+
+    /// For simulations only: nothing survives the process. Clones share the records, so a node
+    /// can be "restarted" from one.
+    pub fn memory() -> Self {
+        Self { place: Place::Memory(Arc::default()) }
+    }
+
+    /// The seat whose records lie here, whole as far as the guard tells. Blocks on the disk.
+    pub fn seat(&self) -> Result<Option<Seat>, StorageError> {
+        let Place::Disk { db, prefix, guard } = &self.place else { return Ok(None) };
+        if !Guard::<Mark>::exists(guard) {
+            return Ok(None);
+        }
+        let (_, mark) = Guard::<Mark>::open(guard)?;
+        let Some(mark) = mark.filter(|mark| !mark.left) else { return Ok(None) };
+        let tree = tree_name(prefix, mark.seat);
+        let present =
+            db_has_tree(db, &tree).map_err(|source| StorageError::Io { seat: mark.seat, source })?;
+        Ok(present.then_some(mark.seat))
+    }
+
+    /// Forgets a seat that was left. The guard remembers that it was held, so that it is never
+    /// sat on again. The seat's [`Group`](crate::Group) must have been shut down.
+    pub async fn forget(&self, seat: Seat) -> Result<(), StorageError> {
+        let Place::Disk { db, prefix, guard } = &self.place else { return Ok(()) };
+        let io = |source| StorageError::Io { seat, source };
+        let (guard, _) = Guard::<Mark>::open(guard)?;
+        let mark = Mark { seat, left: true, vote: None, last_log_id: None };
+        // The guard first, downwards: records gone below a guard that expects them look lost.
+        guard.write(&mark).map_err(io)?;
+        remove_trees(db, |name| name == tree_name(prefix, seat)).map_err(io)?;
+        db.sync().await.map_err(io)
+    }
+
+    /// Opens the records of `seat` and compares them with the guard. Blocks on the disk.
+    pub(crate) fn open(&self, seat: Seat) -> Result<Opened, StorageError> {
+        let io = |source| StorageError::Io { seat, source };
+        let (shelf, held, db, guard_path) = match &self.place {
+            Place::Memory(records) => (Shelf::Memory(records.clone()), None, None, PathBuf::new()),
+            Place::Disk { db, prefix, guard: path } => {
+                let name = tree_name(prefix, seat);
+                if !Guard::<Mark>::exists(path) && db_has_tree(db, &name).map_err(io)? {
+                    let what = "the guard file is missing".into();
+                    return Err(StorageError::Regressed { seat, guard: path.clone(), what });
+                }
+                let (guard, held) = Guard::<Mark>::open(path)?;
+                let guard = Arc::new(guard);
+                let tree = db.tree(&name).map_err(io)?;
+                let shelf = Shelf::Disk { db: db.clone(), tree, guard };
+                (shelf, held, Some(db.clone()), path.clone())
+            }
+        };
+        let shelf = Arc::new(shelf);
+        let log = Log::restore(seat, shelf.clone()).map_err(io)?;
+        if let Some(held) = held {
+            check(&held, &log.mark()).map_err(|what| StorageError::Regressed {
+                seat,
+                guard: guard_path.clone(),
+                what,
+            })?;
+        }
+        if let Place::Disk { db, prefix, .. } = &self.place {
+            shelf.note(log.mark()).map_err(io)?;
+            let ours = tree_name(prefix, seat);
+            remove_trees(db, |name| name.starts_with(prefix.as_str()) && name != ours).map_err(io)?;
+        }
+        let machine = StateMachine::restore(seat.group, shelf).map_err(io)?;
+        Ok(Opened { log, machine, db })
+    }
+
+    /// The guard file, where there is one.
+    pub fn guard_path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Disk { guard, .. } => Some(guard),
+            Place::Memory(_) => None,
+        }
+    }
+}
+
+/// Whether `found` holds everything that the guard knows was acknowledged.
+fn check(guard: &Mark, found: &Mark) -> Result<(), String> {
+    if guard.seat != found.seat {
+        // Node ids only grow: an older one with fresh records would be an empty node under a used
+        // id, which could form a quorum of its own.
+        return match guard.seat.node < found.seat.node {
+            true => Ok(()),
+            false => {
+                Err(format!("node {} was sat on before, then node {}", found.seat.node, guard.seat.node))
+            }
+        };
+    }
+    if guard.left {
+        return Err("the seat was left and its records removed".into());
+    }
+    if guard.vote > found.vote {
+        return Err(format!("the vote was {:?} and is {:?}", guard.vote, found.vote));
+    }
+    if guard.last_log_id > found.last_log_id {
+        return Err(format!("the log ended at {:?} and ends at {:?}", guard.last_log_id, found.last_log_id));
+    }
+    Ok(())
+}
+
+fn tree_name(prefix: &str, seat: Seat) -> String {
+    format!("{prefix}{}.{}", seat.group, seat.node)
+}
+
+fn db_has_tree(db: &Durable, name: &str) -> io::Result<bool> {
+    Ok(db.tree_names().iter().any(|existing| existing == name) && !db.tree(name)?.is_empty())
+}
+
+fn remove_trees(db: &Durable, unwanted: impl Fn(&str) -> bool) -> io::Result<()> {
+    db.tree_names().iter().filter(|name| unwanted(name)).try_for_each(|name| db.remove_tree(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::NodeId;
+
+    use super::*;
+    use crate::types::{Id, Vote};
+
+    #[test]
+    fn records_that_reach_the_guard_are_trusted_and_records_below_it_are_not() {
+        let guard = mark(7, 3, 10);
+        assert!(check(&guard, &mark(7, 3, 10)).is_ok());
+        assert!(check(&guard, &mark(7, 4, 12)).is_ok());
+        assert!(check(&guard, &mark(7, 2, 10)).unwrap_err().contains("vote"));
+        assert!(check(&guard, &mark(7, 3, 9)).unwrap_err().contains("log"));
+        let empty = Mark { vote: None, last_log_id: None, ..guard };
+        assert!(check(&guard, &empty).is_err());
+        assert!(check(&empty, &guard).is_ok());
+    }
+
+    #[test]
+    fn a_seat_held_earlier_is_never_sat_on_again() {
+        let guard = mark(7, 3, 10);
+        assert!(check(&guard, &Mark { vote: None, last_log_id: None, ..mark(8, 1, 1) }).is_ok());
+        assert!(check(&guard, &mark(6, 9, 99)).is_err());
+        assert!(check(&Mark { left: true, ..guard }, &mark(7, 3, 10)).is_err());
+    }
+
+    fn mark(node: u64, term: u64, index: u64) -> Mark {
+        Mark {
+            seat: Seat { group: 1, node: NodeId(node) },
+            left: false,
+            vote: Some(Vote::new_committed(term, 1)),
+            last_log_id: Some(Id::new_term_index(term, index)),
+        }
+    }
+}
