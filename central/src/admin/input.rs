@@ -10,6 +10,7 @@ use axum::{
 };
 use proto::Name;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, error::Category};
 use tokio::time::timeout;
 
 use super::problem::Problem;
@@ -67,18 +68,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = error.path().to_string();
-        let inner = error.into_inner();
-        // "." is the document itself: it is no JSON, or lacks a field, and the text says which.
-        match (inner.classify(), field.as_str()) {
-            (serde_json::error::Category::Data, ".") => {
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", inner.to_string())
-            }
-            (serde_json::error::Category::Data, _) => Problem::field(field, inner.to_string()),
-            _ => Problem::bad_request("invalid_json", format!("the body is no JSON: {inner}")),
-        }
-    })?;
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(wrong)?;
     match reader.end() {
         Ok(()) => Ok(value),
         Err(error) => {
@@ -87,7 +77,26 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
 }
 
+/// Reads a value that was put together here, as strictly as a body.
+pub(super) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(wrong)
+}
+
+fn wrong(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let field = error.path().to_string();
+    let inner = error.into_inner();
+    // "." is the document itself: it is no JSON, or lacks a field, and the text says which.
+    match (inner.classify(), field.as_str()) {
+        (Category::Data, ".") => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", inner.to_string())
+        }
+        (Category::Data, _) => Problem::field(field, inner.to_string()),
+        _ => Problem::bad_request("invalid_json", format!("the body is no JSON: {inner}")),
+    }
+}
+
 /// The query string.
+#[expect(dead_code, reason = "the list of events, its first user, comes with the events room")]
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {

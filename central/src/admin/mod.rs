@@ -10,6 +10,7 @@
 mod api_tokens;
 mod authenticate;
 pub mod data_plane;
+mod destinations;
 mod gateway;
 mod health;
 mod input;

@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{
-    API, AppState, api_tokens, authenticate, gateway, health, meta, page,
+    API, AppState, api_tokens, authenticate, destinations, gateway, health, meta, page,
     problem::Problem,
     process_servers, raft, request,
     rights::{
@@ -41,6 +41,12 @@ pub fn table() -> Vec<Route> {
         patch("/process-servers/{name}", CloudAdministrator, process_servers::change),
         delete("/process-servers/{name}", CloudAdministrator, process_servers::remove),
         post("/process-servers/{name}/restart", Operator, process_servers::restart),
+        get("/destinations", Viewer, destinations::list),
+        post("/destinations", Administrator, destinations::create),
+        get("/destinations/{name}", Viewer, destinations::show),
+        patch("/destinations/{name}", Administrator, destinations::change),
+        delete("/destinations/{name}", Administrator, destinations::remove),
+        post("/destinations/{name}/test", Operator, destinations::test),
         get("/raft", Viewer, raft::show),
         get("/api-tokens", Administrator, api_tokens::list),
         post("/api-tokens", Administrator, api_tokens::create),

@@ -22,8 +22,6 @@ struct Destination {
     listen: Option<String>,
     enabled: bool,
     #[serde(default)]
-    listening: Option<String>,
-    #[serde(default)]
     problem: Option<String>,
 }
 
@@ -128,7 +126,7 @@ fn table(destinations: &[Destination], screen: &mut Screen) -> Result<(), Failur
                 destination.kind.clone(),
                 destination.url.clone(),
                 destination.direction.clone(),
-                or_dash(destination.listening.as_ref().or(destination.listen.as_ref())),
+                or_dash(destination.listen.as_ref()),
                 yes(destination.enabled),
                 or_dash(destination.problem.as_ref()),
             ]
@@ -144,7 +142,6 @@ fn details(destination: &Destination, screen: &mut Screen) -> Result<(), Failure
         ("URL", destination.url.clone()),
         ("Direction", destination.direction.clone()),
         ("Listen", or_dash(destination.listen.as_ref())),
-        ("Listening", or_dash(destination.listening.as_ref())),
         ("Enabled", yes(destination.enabled)),
         ("Problem", or_dash(destination.problem.as_ref())),
     ])?)

@@ -1,0 +1,128 @@
+//! Every route of the table, with every role and without one.
+
+use axum::{
+    body::Body,
+    http::{Method, Request, StatusCode},
+};
+use central::admin::{
+    Role,
+    rights::Needs,
+    routes::{Route, table},
+};
+use serde_json::{Value, json};
+
+use crate::stage::Stage;
+
+#[tokio::test]
+async fn each_route_opens_to_the_roles_of_the_table_and_to_no_other() {
+    let stage = Stage::new();
+    for route in table() {
+        let Needs::Role(needed) = route.needs else { continue };
+        for role in Role::ALL {
+            let reply = stage.ask(role, route.method.clone(), &path_of(&route), Value::Null).await;
+            let line = format!("{} {} as {role}: {reply:?}", route.method, route.path);
+            assert_ne!(reply.status, StatusCode::UNAUTHORIZED, "{line}");
+            assert_ne!(reply.code(), "no_such_route", "{line}");
+            if role < needed {
+                assert_eq!((reply.status, reply.code()), (StatusCode::FORBIDDEN, "forbidden"), "{line}");
+            } else {
+                assert_ne!(reply.status, StatusCode::FORBIDDEN, "{line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_valid_token_only_the_open_routes_answer() {
+    let stage = Stage::new();
+    for route in table() {
+        for header in [None, Some("Bearer postern_api_0000000000000000_x"), Some("Basic YTpi")] {
+            let mut request = Request::builder().method(route.method.clone()).uri(path_of(&route));
+            if let Some(header) = header {
+                request = request.header("authorization", header);
+            }
+            let reply = stage.send(request.body(Body::empty()).unwrap()).await;
+            let line = format!("{} {} with {header:?}: {reply:?}", route.method, route.path);
+            match route.needs {
+                Needs::Nothing => assert_eq!(reply.status, StatusCode::OK, "{line}"),
+                Needs::Role(_) => {
+                    assert_eq!((reply.status, reply.code()), (StatusCode::UNAUTHORIZED, "unauthenticated"));
+                    assert_eq!(reply.headers["www-authenticate"], "Bearer", "{line}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_known_routes_are_open() {
+    let mut open: Vec<_> =
+        table().into_iter().filter(|route| route.needs == Needs::Nothing).map(|route| route.path).collect();
+    open.sort();
+    assert_eq!(open, ["/", "/api/v1/meta", "/livez", "/readyz"]);
+}
+
+#[tokio::test]
+async fn only_a_cloud_administrator_marks_removes_and_lets_in() {
+    let mut reserved: Vec<_> = table()
+        .into_iter()
+        .filter(|route| route.needs == Needs::Role(Role::CloudAdministrator))
+        .map(|route| format!("{} {}", route.method, route.path))
+        .collect();
+    reserved.sort();
+    assert_eq!(
+        reserved,
+        [
+            "DELETE /api/v1/process-servers/{name}",
+            "PATCH /api/v1/process-servers/{name}",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_the_same_words_as_any_problem() {
+    let stage = Stage::new();
+    let missing = stage.get("/api/v1/moons").await;
+    assert_eq!((missing.status, missing.code()), (StatusCode::NOT_FOUND, "no_such_route"));
+    let wrong = stage.ask(Role::CloudAdministrator, Method::DELETE, "/api/v1/gateway", Value::Null).await;
+    assert_eq!((wrong.status, wrong.code()), (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"));
+    for reply in [missing, wrong] {
+        assert_eq!(reply.headers["content-type"], "application/problem+json");
+        assert_eq!(reply.headers["x-request-id"].to_str().unwrap(), reply.body["request_id"]);
+        assert_eq!(reply.headers["x-frame-options"], "DENY");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_no_json_is_refused() {
+    let stage = Stage::new();
+    let switch = |body: String, kind: &'static str| {
+        let stage = &stage;
+        async move {
+            let token = stage.token(Role::Operator).await;
+            let request = Request::post("/api/v1/gateway/switch")
+                .header("authorization", format!("Bearer {token}"))
+                .header("content-type", kind);
+            stage.send(request.body(Body::from(body)).unwrap()).await
+        }
+    };
+    let json = "application/json";
+    let huge = json!({ "to": "x".repeat(100_000) }).to_string();
+    assert_eq!(switch(huge, json).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(switch("{".into(), json).await.code(), "invalid_json");
+    assert_eq!(switch("{} {}".into(), json).await.code(), "invalid_json");
+    assert_eq!(switch("{}".into(), "text/plain").await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let unknown = switch(r#"{"too":"gw-a"}"#.into(), json).await;
+    assert_eq!(unknown.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        unknown.body["detail"].as_str().unwrap().contains("unknown field `too`, expected `to`"),
+        "{unknown:?}"
+    );
+    let bad = switch(r#"{"to":"no name"}"#.into(), json).await;
+    assert_eq!(bad.body["errors"][0]["field"], "to");
+}
+
+/// The route's path with its parameter filled in.
+fn path_of(route: &Route) -> String {
+    route.path.replace("{name}", "nobody").replace("{id}", "0123456789abcdef")
+}

@@ -1,0 +1,278 @@
+//! Central's admin room with a store behind it and a small gateway task that answers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode, header},
+};
+use central::{
+    admin::{
+        self, ApiTokens, AppState, DataPlane, Role,
+        data_plane::{Listening, OpenFailure, Opened},
+    },
+    gateway::{
+        Command, CommandError, Gateway, GatewayView, Gateways,
+        view::{CandidateView, ConnectedView, GatewayState},
+    },
+    process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
+    store::{Owner, Precondition, SharedStore, memory::MemoryStore},
+};
+use proto::{AgentId, BootId, EnvironmentName, Epoch, Fingerprint, Name, hello::SystemInformation};
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tower::ServiceExt;
+
+/// When everything on the stage happened.
+pub(crate) const THEN: OffsetDateTime =
+    OffsetDateTime::UNIX_EPOCH.saturating_add(time::Duration::seconds(1_767_323_045));
+
+pub(crate) struct Stage {
+    pub(crate) state: AppState,
+    router: Router,
+    view: watch::Sender<Arc<GatewayView>>,
+    /// The orders the gateway was given, in words.
+    pub(crate) orders: Arc<Mutex<Vec<String>>>,
+    pub(crate) data_plane: Arc<ScriptedDataPlane>,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Reply {
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        let view = watch::Sender::new(Arc::new(idle_view()));
+        let (commands, inbox) = mpsc::channel(8);
+        let orders = Arc::default();
+        let servers = ProcessServers::new(store.clone(), &environment());
+        tokio::spawn(gateway_task(inbox, servers, view.clone(), Arc::clone(&orders)));
+        let gateway = Gateway::new(commands, view.subscribe());
+        let data_plane = Arc::new(ScriptedDataPlane::default());
+        let state = AppState {
+            store: store.clone(),
+            gateways: Gateways::new(BTreeMap::from([(environment(), gateway)])),
+            data_plane: data_plane.clone(),
+            api_tokens: ApiTokens::new(store),
+            ip_forwarder_url: Some("socks5://central.example:1080".into()),
+        };
+        let router = admin::router(state.clone());
+        Self { state, router, view, orders, data_plane }
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// A token's text.
+    pub(crate) async fn token(&self, role: Role) -> String {
+        self.state.api_tokens.create(&environment(), role, None, None).await.unwrap().0.reveal().to_owned()
+    }
+
+    /// Asks with a fresh token of this role.
+    pub(crate) async fn ask(&self, role: Role, method: Method, path: &str, body: Value) -> Reply {
+        let token = self.token(role).await;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.ask(Role::Viewer, Method::GET, path, Value::Null).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Reply { status, headers, body }
+    }
+
+    /// Enrols an agent, as far as the store is concerned.
+    pub(crate) async fn enrol(&self, text: &str) -> AgentId {
+        let agent = AgentId::random();
+        let server = ProcessServer::enrolled(name(text), agent, Fingerprint::from_bytes([7; 32]), THEN);
+        let put =
+            PROCESS_SERVERS.put(&Owner::from(&environment()), text, Precondition::Absent, &server).unwrap();
+        self.state.store.commit(put.into()).await.unwrap();
+        agent
+    }
+
+    /// Enrols an agent that is connected.
+    pub(crate) async fn connect(&self, text: &str) -> AgentId {
+        let agent = self.enrol(text).await;
+        let (boot, system) = (BootId::random(), system_of(text));
+        let servers = ProcessServers::new(self.state.store.clone(), &environment());
+        servers.seen(&name(text), boot, "9.9.9", &system, THEN).await.unwrap();
+        self.look(|view| {
+            let connected = ConnectedView {
+                boot,
+                since: THEN,
+                last_heard: THEN,
+                software: "9.9.9".into(),
+                system,
+                remote: ([192, 0, 2, 1], 4000).into(),
+                report: None,
+            };
+            view.connected.insert(agent, connected);
+        });
+        agent
+    }
+
+    /// Makes a connected candidate the active one.
+    pub(crate) async fn activate(&self, text: &str) {
+        let servers = ProcessServers::new(self.state.store.clone(), &environment());
+        servers.mark(&name(text), true).await.unwrap();
+        self.state.gateways.of(&environment()).unwrap().reload().await.unwrap();
+        self.look(|view| {
+            view.state = GatewayState::Up;
+            view.active = Some(name(text));
+            view.fence = Some(Epoch { group: 2, claim: 17 });
+        });
+    }
+
+    /// Changes what the gateway room shows.
+    pub(crate) fn look(&self, change: impl FnOnce(&mut GatewayView)) {
+        self.view.send_modify(|view| change(Arc::make_mut(view)));
+    }
+}
+
+/// Keeps the promises of the gateway room, no more: known and connected or not, active or not.
+async fn gateway_task(
+    mut inbox: mpsc::Receiver<Command>,
+    servers: ProcessServers,
+    view: watch::Sender<Arc<GatewayView>>,
+    orders: Arc<Mutex<Vec<String>>>,
+) {
+    let note = |order: String| orders.lock().unwrap().push(order);
+    while let Some(command) = inbox.recv().await {
+        let records = servers.list().await.unwrap();
+        let find = |name: &Name| records.iter().find(|record| record.name == *name);
+        match command {
+            Command::Switch { to, reply } => {
+                let active = view.borrow().active.clone();
+                let result = match &to {
+                    None => Err(CommandError::NoOther),
+                    Some(name) if find(name).is_none() => Err(CommandError::Unknown(name.clone())),
+                    Some(name) if active.as_ref() == Some(name) => {
+                        Err(CommandError::AlreadyActive(name.clone()))
+                    }
+                    Some(name) => {
+                        note(format!("switch to {name}"));
+                        Ok(())
+                    }
+                };
+                reply.send(result).unwrap();
+            }
+            Command::Restart { name, reply } => {
+                let result = match find(&name) {
+                    None => Err(CommandError::Unknown(name)),
+                    Some(record) if !view.borrow().connected.contains_key(&record.agent) => {
+                        Err(CommandError::NotConnected(name))
+                    }
+                    Some(_) => {
+                        note(format!("restart {name}"));
+                        Ok(())
+                    }
+                };
+                reply.send(result).unwrap();
+            }
+            Command::Reload { reply } => {
+                note("reload".into());
+                view.send_modify(|view| {
+                    let view = Arc::make_mut(view);
+                    view.candidates =
+                        records.iter().filter(|r| r.candidate).map(|r| candidate(r, view)).collect();
+                });
+                reply.send(Ok(())).unwrap();
+            }
+        }
+    }
+}
+
+fn candidate(record: &ProcessServer, view: &GatewayView) -> CandidateView {
+    let connected = view.connected.contains_key(&record.agent);
+    CandidateView {
+        name: record.name.clone(),
+        agent: record.agent,
+        node: None,
+        connected,
+        configured: connected,
+        active: view.active.as_ref() == Some(&record.name),
+        restart_required: false,
+    }
+}
+
+fn idle_view() -> GatewayView {
+    GatewayView {
+        state: GatewayState::Idle,
+        since: THEN,
+        active: None,
+        fence: None,
+        candidates: Vec::new(),
+        attempt: None,
+        event_raised: false,
+        last_switch: None,
+        connected: BTreeMap::new(),
+        raft: None,
+        can_lose: None,
+        streams: 0,
+    }
+}
+
+/// Answers as the test says.
+#[derive(Default)]
+pub(crate) struct ScriptedDataPlane {
+    /// What opening a stream comes to; nothing at all while it is `None`.
+    pub(crate) opening: Mutex<Option<Result<Opened, OpenFailure>>>,
+}
+
+#[async_trait]
+impl DataPlane for ScriptedDataPlane {
+    async fn open(&self, _: &EnvironmentName, _: &Name) -> Result<Opened, OpenFailure> {
+        let opening = self.opening.lock().unwrap().clone();
+        match opening {
+            Some(result) => result,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn listening(&self, _: &EnvironmentName, _: &Name) -> Listening {
+        Listening::At(([127, 0, 0, 1], 40_000).into())
+    }
+}
+
+fn system_of(hostname: &str) -> SystemInformation {
+    SystemInformation { os: "linux".into(), arch: "x86_64".into(), hostname: hostname.into(), pid: 42 }
+}
+
+pub(crate) fn environment() -> EnvironmentName {
+    name("default")
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
