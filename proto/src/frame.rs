@@ -29,6 +29,9 @@ pub const REASON_MAX_BYTES: usize = 512;
 /// The longest destination name, and the longest host, in an OPEN.
 pub const NAME_MAX_BYTES: usize = 255;
 
+#[cfg(test)]
+mod tests;
+
 const FIN: u8 = 1;
 
 /// One stream inside a tunnel. Central opens the odd ones, the agent the even ones; 0 is the tunnel itself.

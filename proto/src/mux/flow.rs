@@ -113,8 +113,19 @@ impl Receiving {
     /// The new limit to tell the sender, if it is worth a frame: a quarter of the grant is. Waiting longer would
     /// leave the sender idle on long lines, telling earlier would cost a frame per read.
     pub(super) fn refill(&mut self, grant: u64) -> Option<u64> {
+        self.raise(grant, grant.div_ceil(4))
+    }
+
+    /// The same for the tunnel. Readers that stand still may sit on most of it, and then a quarter never comes
+    /// together: whatever is more than the sender has left is worth a frame, too.
+    pub(super) fn refill_tunnel(&mut self, grant: u64) -> Option<u64> {
+        let left = self.limit - self.received;
+        self.raise(grant, grant.div_ceil(4).min(left + 1))
+    }
+
+    fn raise(&mut self, grant: u64, worth: u64) -> Option<u64> {
         let limit = self.consumed.saturating_add(grant);
-        if limit < self.limit.saturating_add(grant.div_ceil(4)) {
+        if limit < self.limit.saturating_add(worth) {
             return None;
         }
         self.limit = limit;

@@ -590,7 +590,7 @@ impl Mux {
 
     fn consume_from_tunnel(&mut self, bytes: u64) {
         self.receiving.consume(bytes);
-        if self.receiving.refill(self.limits.tunnel_window_bytes).is_some() {
+        if self.receiving.refill_tunnel(self.limits.tunnel_window_bytes).is_some() {
             self.tunnel_window_due = true;
         }
     }
