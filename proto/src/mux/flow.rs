@@ -132,9 +132,9 @@ impl Receiving {
         Some(limit)
     }
 
-    /// Raises what has been granted without waiting for a reader.
-    pub(super) fn grant_at_least(&mut self, limit: u64) {
-        self.limit = self.limit.max(limit);
+    /// Grants at least so much ahead of the reader, whatever it is worth.
+    pub(super) fn grant_at_least(&mut self, grant: u64) {
+        self.limit = self.limit.max(self.consumed.saturating_add(grant));
     }
 
     /// Doubles the window when a whole one was used up in less than two of the shortest round trips: then the

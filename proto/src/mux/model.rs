@@ -407,6 +407,10 @@ impl World {
             for (id, stream) in near.streams.iter().filter(|(_, stream)| stream.broken.is_none()) {
                 if let Some(other) = far.streams.get(id).filter(|other| !other.inn.finished) {
                     assert_eq!(stream.out.flow.limit, other.inn.flow.limit(), "stream {id}");
+                    if other.inn.unread.is_empty() {
+                        let left = stream.out.flow.available();
+                        assert!(left >= OPEN_CREDIT_BYTES / 4 * 3, "stream {id} has only {left} left");
+                    }
                 }
             }
         }
