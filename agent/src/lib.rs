@@ -1,8 +1,10 @@
 //! The Platform Agent: runs on a customer's host, joins the gateway group, and carries the
 //! tunnel when it is active. `main` is its table of contents.
 
+pub mod config;
 pub mod data_dir;
 pub mod dialer;
 pub mod explain;
 pub mod identity;
+pub mod peer;
 pub mod role;

@@ -14,10 +14,12 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Identity;
-use crate::dialer::dial::{TcpConnector, race};
+use crate::dialer::dial::{TcpConnector, fail_fast, race};
 
 /// Resolving, connecting and the TLS handshake, all addresses together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Data that central does not acknowledge for this long ends a connection.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 /// How long the names may take of that.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -163,7 +165,11 @@ pub(crate) async fn connect(
         Ok(Err(source)) => return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source }),
         Ok(Ok((socket, _))) => socket,
     };
-    fail_fast(&socket).map_err(|source| ConnectError::Connect { url: url.clone(), tried: addrs, source })?;
+    fail_fast(&socket, UNACKNOWLEDGED_MAX).map_err(|source| ConnectError::Connect {
+        url: url.clone(),
+        tried: addrs,
+        source,
+    })?;
     // Checked when the URL was parsed; a failure here would still be an error, not a panic.
     let name = ServerName::try_from(url.host().to_owned())
         .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
@@ -188,15 +194,6 @@ pub(crate) async fn resolve(url: &CentralUrl) -> Result<Vec<SocketAddr>, Connect
             Ok(addrs)
         }
     }
-}
-
-/// Unacknowledged data ends the connection after ten seconds instead of after the kernel's fifteen minutes.
-fn fail_fast(socket: &TcpStream) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = socket;
-    Ok(())
 }
 
 #[cfg(test)]
