@@ -9,3 +9,4 @@ pub mod events;
 pub mod gateway;
 pub mod process_server;
 pub mod store;
+pub mod tls;

@@ -13,6 +13,7 @@ mod collection;
 #[cfg(test)]
 pub mod contract;
 pub mod memory;
+pub mod sled;
 
 use std::{fmt, sync::Arc};
 
