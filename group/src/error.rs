@@ -26,9 +26,9 @@ pub enum GroupError {
     /// The node has been shut down, or its storage failed.
     #[error("this node's Raft has stopped: {0}")]
     Stopped(String),
-    /// Others founded this group, or this node belongs to one already.
-    #[error("this node belongs to a group that it did not found")]
-    FoundedByOthers,
+    /// This node was a member once and was taken out: only a new seat can help.
+    #[error("this node was taken out of its group; it needs a new seat")]
+    NotMember,
 }
 
 /// Why there is no new claim.

@@ -104,6 +104,9 @@ impl Group {
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
 
+        // Raft publishes its restored state before it answers: from here on metrics are true.
+        raft.with_raft_state(|_| ()).await.map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+
         let nothing = Leadership { leader: None, leads: false, running: true };
         let (leadership, leadership_watch) = watch::channel(nothing);
         let (members, members_watch) = watch::channel(Members::default());
@@ -138,17 +141,17 @@ impl Group {
         Ok(group)
     }
 
-    /// Founds the group with `me` as its only voter. Does nothing if that was done before.
+    /// Founds the group with `me` as its only voter. Does nothing where this node is a member already.
     pub async fn found(&self, me: Peer) -> Result<(), GroupError> {
         let id = self.seat().node.0;
         let first = BTreeMap::from([(id, Site::Agent(me))]);
         match self.raft().initialize(first).await {
             Ok(()) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
-            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => Err(GroupError::FoundedByOthers),
+            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => Err(GroupError::NotMember),
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
                 let member = self.metrics().membership_config.get_node(&id).is_some();
-                if member { Ok(()) } else { Err(GroupError::FoundedByOthers) }
+                if member { Ok(()) } else { Err(GroupError::NotMember) }
             }
         }
     }

@@ -133,6 +133,9 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn truncate_after(&mut self, last: Option<Id>) -> io::Result<()> {
         let Some(end) = self.last else { return Ok(()) };
         let first = last.map_or(0, |id| id.index() + 1);
+        if first > end.index() {
+            return Ok(());
+        }
         self.last = last.or(self.purged);
         // The guard steps down first: were it above the log after a crash, the log would look lost.
         self.shelf.marked(self.mark()).await?;

@@ -201,8 +201,45 @@ fn remove_trees(db: &Durable, unwanted: impl Fn(&str) -> bool) -> io::Result<()>
 mod tests {
     use proto::NodeId;
 
+    use openraft::testing::log::{StoreBuilder, Suite};
+    use tempfile::TempDir;
+
     use super::*;
-    use crate::types::{Id, Vote};
+    use crate::types::{Id, TypeConfig, Vote};
+
+    /// openraft's own ~50 cases, with real syncs.
+    #[test]
+    fn log_and_state_on_disk_are_what_openraft_expects() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(Suite::test_all(OnDisk)).unwrap();
+    }
+
+    #[test]
+    fn log_and_state_in_memory_are_what_openraft_expects() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(Suite::test_all(InMemory)).unwrap();
+    }
+
+    struct OnDisk;
+    struct InMemory;
+
+    impl StoreBuilder<TypeConfig, Log, StateMachine, TempDir> for OnDisk {
+        async fn build(&self) -> Result<(TempDir, Log, StateMachine), openraft::StorageError<TypeConfig>> {
+            let dir = tempfile::tempdir().unwrap();
+            let db = Durable::open(dir.path().join("db")).unwrap();
+            let opened = GroupStorage::own(db, dir.path().join("guard")).open(SEAT).unwrap();
+            Ok((dir, opened.log, opened.machine))
+        }
+    }
+
+    impl StoreBuilder<TypeConfig, Log, StateMachine, ()> for InMemory {
+        async fn build(&self) -> Result<((), Log, StateMachine), openraft::StorageError<TypeConfig>> {
+            let opened = GroupStorage::memory().open(SEAT).unwrap();
+            Ok(((), opened.log, opened.machine))
+        }
+    }
+
+    const SEAT: Seat = Seat { group: 1, node: NodeId(0) };
 
     #[test]
     fn records_that_reach_the_guard_are_trusted_and_records_below_it_are_not() {

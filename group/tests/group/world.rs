@@ -1,0 +1,265 @@
+//! A whole gateway group in one process: nodes, a witness, and links that can be cut.
+//!
+//! Nothing in here sleeps in earnest: with memory storage and tokio's paused clock a failover takes a
+//! millisecond. With disk storage the same world runs in real time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use group::{
+    CallError, ClaimError, Group, GroupConfig, GroupStorage, Member, Peer, Reconciled, Status, Timings,
+    Transport,
+};
+use proto::{
+    AgentId, BootId, Epoch, Fingerprint, NodeId,
+    control::{Roster, RosterEntry},
+    hello::Seat,
+};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) const WITNESS: u64 = 100;
+pub(crate) const GENERATION: u64 = 3;
+
+/// How long any state is waited for before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct World {
+    pub(crate) hub: Arc<Hub>,
+    storages: BTreeMap<u64, GroupStorage>,
+    groups: BTreeMap<u64, Group>,
+    disk: Option<PathBuf>,
+}
+
+/// Carries calls between the nodes that live.
+#[derive(Default)]
+pub(crate) struct Hub {
+    served: Mutex<BTreeMap<NodeId, Group>>,
+    /// From whom to whom nothing arrives; the caller waits in vain.
+    cut: Mutex<BTreeSet<(u64, u64)>>,
+}
+
+struct Link {
+    hub: Arc<Hub>,
+    from: NodeId,
+}
+
+#[async_trait]
+impl Transport for Link {
+    async fn call(
+        &self,
+        to: NodeId,
+        peer: Option<&Peer>,
+        body: Box<RawValue>,
+        ttl: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        assert_eq!(peer.is_none(), to.0 == WITNESS, "the witness alone has no peer entry");
+        self.hub.passes(self.from, to, ttl).await?;
+        let group = self.hub.served.lock().unwrap().get(&to).cloned();
+        let group = group.ok_or_else(|| CallError::Unreachable(format!("node {to} is not there")))?;
+        let answer = group.serve(self.from, &body).await;
+        self.hub.passes(to, self.from, ttl).await?;
+        answer.map_err(|error| CallError::Unreachable(error.to_string()))
+    }
+}
+
+impl Hub {
+    async fn passes(&self, from: NodeId, to: NodeId, ttl: Duration) -> Result<(), CallError> {
+        sleep(Duration::from_micros(200)).await;
+        if self.cut.lock().unwrap().contains(&(from.0, to.0)) {
+            sleep(ttl).await;
+            return Err(CallError::TimedOut);
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Agents 1 to `agents` and the witness, settled as one group with a leader.
+    pub(crate) async fn founded(agents: u64) -> Self {
+        Self::settled_in(agents, None).await
+    }
+
+    /// As `founded`, with everything on disk below `dir`.
+    pub(crate) async fn founded_on_disk(agents: u64, dir: PathBuf) -> Self {
+        Self::settled_in(agents, Some(dir)).await
+    }
+
+    async fn settled_in(agents: u64, disk: Option<PathBuf>) -> Self {
+        let mut world =
+            Self { hub: Arc::default(), storages: BTreeMap::new(), groups: BTreeMap::new(), disk };
+        for node in (1..=agents).chain([WITNESS]) {
+            world.start(node).await;
+        }
+        world.group(1).found(peer(1)).await.unwrap();
+        world.settle(&(1..=agents).collect::<Vec<_>>()).await;
+        world
+    }
+
+    pub(crate) async fn start(&mut self, node: u64) {
+        let storage = match (&self.disk, self.storages.get(&node)) {
+            (None, Some(kept)) => kept.clone(),
+            (None, None) => GroupStorage::memory(),
+            (Some(dir), _) => {
+                let db = durable::Durable::open(dir.join(format!("node-{node}"))).unwrap();
+                GroupStorage::own(db, dir.join(format!("guard-{node}")))
+            }
+        };
+        if self.disk.is_none() {
+            self.storages.insert(node, storage.clone());
+        }
+        let config = GroupConfig {
+            seat: Seat { group: GENERATION, node: NodeId(node) },
+            member: if node == WITNESS { Member::Witness } else { Member::Agent },
+            timings: Timings::default(),
+        };
+        let link = Link { hub: self.hub.clone(), from: NodeId(node) };
+        let group = Group::start(config, storage, Arc::new(link)).await.unwrap();
+        self.hub.served.lock().unwrap().insert(NodeId(node), group.clone());
+        self.groups.insert(node, group);
+    }
+
+    /// The process is gone; its sockets are closed.
+    pub(crate) async fn kill(&mut self, node: u64) {
+        self.hub.served.lock().unwrap().remove(&NodeId(node));
+        self.groups.remove(&node).unwrap().shutdown().await;
+    }
+
+    /// Nothing arrives any more, in either direction; nobody is told.
+    pub(crate) fn isolate(&self, node: u64) {
+        let mut cut = self.hub.cut.lock().unwrap();
+        for other in (1..10).chain([WITNESS]) {
+            cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    pub(crate) fn cut(&self, a: u64, b: u64) {
+        self.hub.cut.lock().unwrap().extend([(a, b), (b, a)]);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.hub.cut.lock().unwrap().clear();
+        for group in self.groups.values() {
+            for node in self.groups.keys() {
+                group.peer_back(NodeId(*node));
+            }
+        }
+    }
+
+    pub(crate) fn group(&self, node: u64) -> &Group {
+        &self.groups[&node]
+    }
+
+    pub(crate) fn status(&self, node: u64) -> Status {
+        self.group(node).status()
+    }
+
+    /// Whoever leads, proved by a quorum.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        let leading = self.groups.iter().filter(|(_, group)| group.leadership().borrow().leads);
+        let leading: Vec<u64> = leading.map(|(node, _)| *node).collect();
+        assert!(leading.len() <= 1, "two nodes lead, each with a quorum: {leading:?}");
+        leading.first().copied()
+    }
+
+    pub(crate) async fn until_led(&self) -> u64 {
+        self.until("somebody leads", || self.leader().is_some()).await;
+        self.leader().unwrap()
+    }
+
+    pub(crate) async fn until_led_by(&self, node: u64) {
+        self.until(&format!("node {node} leads"), || self.leader() == Some(node)).await;
+    }
+
+    pub(crate) async fn until_led_by_agent(&self) -> u64 {
+        self.until("an agent leads", || self.leader().is_some_and(|leader| leader != WITNESS)).await;
+        self.leader().unwrap()
+    }
+
+    pub(crate) async fn until(&self, what: &str, is: impl Fn() -> bool) {
+        let waited = timeout(PATIENCE, async {
+            while !is() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        if waited.await.is_err() {
+            let states: Vec<Status> = self.groups.values().map(Group::status).collect();
+            panic!("waited in vain until {what}: {states:#?}");
+        }
+    }
+
+    /// Reconciles with `candidates` until nothing is left to do, handing over where asked to.
+    pub(crate) async fn settle(&self, candidates: &[u64]) {
+        let give_up_at = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < give_up_at, "the roster {candidates:?} never settled");
+            let leader = self.until_led_by_agent().await;
+            match self.reconcile(leader, candidates).await {
+                Ok(Reconciled::Settled) => return,
+                Ok(Reconciled::Stepped) => {}
+                Ok(Reconciled::HandOver(heir)) => {
+                    self.group(leader).transfer(heir, Duration::from_secs(2)).await.unwrap();
+                }
+                Ok(Reconciled::Waiting) | Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    pub(crate) async fn reconcile(
+        &self,
+        leader: u64,
+        candidates: &[u64],
+    ) -> Result<Reconciled, group::ReconcileError> {
+        self.group(leader).reconcile(&roster(candidates), &|_| true).await
+    }
+
+    /// Claims at `node` as soon as the group lets it.
+    pub(crate) async fn claim(&self, node: u64) -> Epoch {
+        let claimed = timeout(PATIENCE, async {
+            loop {
+                match self.group(node).claim(boot(node)).await {
+                    Ok(epoch) => return epoch,
+                    Err(ClaimError::NotLeader { .. }) => sleep(Duration::from_millis(5)).await,
+                    Err(error) => panic!("node {node}: {error}"),
+                }
+            }
+        });
+        claimed.await.unwrap_or_else(|_| panic!("node {node} never got its claim"))
+    }
+
+    pub(crate) fn voters(&self, node: u64) -> Vec<u64> {
+        self.group(node).members().borrow().voters.iter().map(|node| node.0).collect()
+    }
+}
+
+pub(crate) fn boot(node: u64) -> BootId {
+    BootId::from_bytes([node as u8; 16])
+}
+
+pub(crate) fn peer(node: u64) -> Peer {
+    Peer::from(&entry(node))
+}
+
+pub(crate) fn roster(candidates: &[u64]) -> Roster {
+    Roster {
+        group: GENERATION,
+        revision: 1,
+        witness: NodeId(WITNESS),
+        candidates: candidates.iter().map(|node| entry(*node)).collect(),
+    }
+}
+
+fn entry(node: u64) -> RosterEntry {
+    RosterEntry {
+        node: NodeId(node),
+        agent: AgentId::from_bytes([node as u8; 16]),
+        name: format!("agent-{node}").parse().unwrap(),
+        fingerprint: Fingerprint::from_bytes([node as u8; 32]),
+        peer_addrs: vec![format!("host-{node}:7000")],
+    }
+}
