@@ -1,56 +1,17 @@
-//! Serves a router over TLS to strangers.
-//!
-//! ```text
-//!   accept ──► handshake (bounded, 10 s) ──► connection (bounded) ──► router
-//! ```
-//!
-//! The accept loop awaits nothing but the socket. When too many handshakes are under way the
-//! *oldest* makes room: a genuine client needs milliseconds for its own, a stalled one is old.
+//! The door for administrators: the router of this room on central's accept loop.
 
-use std::{
-    collections::VecDeque,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
-use axum::{Router, extract::ConnectInfo};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
-use tokio_rustls::TlsAcceptor;
+use axum::Router;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the head of a request may take, the wait for a next request on the same connection
-/// included.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(8);
-/// The largest head of a request.
-const HEADER_BYTES_MAX: usize = 16 * 1024;
-/// Handshakes under way. Beyond it the oldest is given up.
-const HANDSHAKES_MAX: usize = 256;
-/// Connections past their handshake. Browsers and scripts of a few hundred administrators.
-const CONNECTIONS_MAX: usize = 1024;
-/// How long requests under way may take to end when central stops.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How long to wait when the operating system gives no more sockets: there is no event to wait for.
-const OUT_OF_SOCKETS_PAUSE: Duration = Duration::from_millis(100);
+use crate::door::{self, Bounds};
 
-/// Serves until `cancel`, then lets requests under way end, within [`STOP_GRACE`].
-///
-/// Dropping the future closes every connection at once; nothing but those requests is lost.
+/// Browsers and scripts of a few hundred administrators.
+const BOUNDS: Bounds = Bounds { handshakes: 256, connections: 1024 };
+
+/// Serves until `cancel`; see [`door::serve`].
 ///
 /// # Errors
 /// When the listener has no address, as after the operating system took it away.
@@ -60,156 +21,5 @@ pub async fn serve(
     router: Router,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let address = listener.local_addr()?;
-    let door = Door {
-        acceptor: TlsAcceptor::from(tls),
-        router,
-        handshakes: Handshakes::default(),
-        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        stopping: cancel.clone(),
-    };
-    let door = Arc::new(door);
-    let mut tasks = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = cancel.cancelled() => break,
-            accepted = listener.accept() => accepted,
-            // Reaped here so that a long uptime does not collect the ended ones.
-            Some(_) = tasks.join_next() => continue,
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                tasks.spawn(Arc::clone(&door).connection(socket, peer));
-            }
-            Err(error) => {
-                debug!(%error, "A connection could not be accepted");
-                sleep(OUT_OF_SOCKETS_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    let ended = timeout(STOP_GRACE, async { while tasks.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
-        info!(%address, still = tasks.len(), "Closed connections that did not end in time");
-    }
-    Ok(())
-}
-
-/// What every connection needs.
-struct Door {
-    acceptor: TlsAcceptor,
-    router: Router,
-    handshakes: Handshakes,
-    connections: Arc<Semaphore>,
-    stopping: CancellationToken,
-}
-
-impl Door {
-    async fn connection(self: Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let making_room = self.handshakes.begin();
-        let handshake = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket));
-        let stream = tokio::select! {
-            () = self.stopping.cancelled() => return,
-            () = making_room.cancelled() => return debug!(%peer, "Gave up a handshake to make room"),
-            done = handshake => match done {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return debug!(%peer, %error, "A handshake failed"),
-                Err(_) => return debug!(%peer, "A handshake took too long"),
-            },
-        };
-        drop(making_room);
-        let permit: OwnedSemaphorePermit = match Arc::clone(&self.connections).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => return warn!(%peer, limit = CONNECTIONS_MAX, "Closed a connection: there are too many"),
-        };
-        let router = TowerToHyperService::new(self.router.clone());
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            hyper::service::Service::call(&router, request)
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.stopping.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        drop(permit);
-        if let Err(error) = ended {
-            debug!(%peer, %error, "A connection broke off");
-        }
-    }
-}
-
-/// The handshakes under way, oldest first.
-#[derive(Default)]
-struct Handshakes(Mutex<VecDeque<CancellationToken>>);
-
-impl Handshakes {
-    /// Begins one; it has to give up when the returned guard is cancelled.
-    fn begin(&self) -> HandshakeGuard {
-        let token = CancellationToken::new();
-        // No code panics while holding the lock, and a token more or less would do no harm.
-        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that ended are marked by their own guard; they go as soon as they are the oldest.
-        while pending.front().is_some_and(CancellationToken::is_cancelled) {
-            pending.pop_front();
-        }
-        if pending.len() >= HANDSHAKES_MAX {
-            pending.retain(|token| !token.is_cancelled());
-        }
-        if pending.len() >= HANDSHAKES_MAX
-            && let Some(oldest) = pending.pop_front()
-        {
-            oldest.cancel();
-        }
-        pending.push_back(token.clone());
-        HandshakeGuard(token)
-    }
-}
-
-/// A handshake's place. Dropping it gives the place back.
-struct HandshakeGuard(CancellationToken);
-
-impl HandshakeGuard {
-    async fn cancelled(&self) {
-        self.0.cancelled().await;
-    }
-}
-
-impl Drop for HandshakeGuard {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_handshake_makes_room_for_the_newest() {
-        let handshakes = Handshakes::default();
-        let pending: Vec<_> = (0..HANDSHAKES_MAX).map(|_| handshakes.begin()).collect();
-        assert!(pending.iter().all(|guard| !guard.0.is_cancelled()));
-        let newest = handshakes.begin();
-        assert!(pending[0].0.is_cancelled());
-        assert!(!pending[1].0.is_cancelled() && !newest.0.is_cancelled());
-    }
-
-    #[test]
-    fn a_finished_handshake_gives_its_place_back() {
-        let handshakes = Handshakes::default();
-        let mut pending: Vec<_> = (0..HANDSHAKES_MAX).map(|_| handshakes.begin()).collect();
-        pending.remove(7);
-        let _newest = handshakes.begin();
-        assert!(pending.iter().all(|guard| !guard.0.is_cancelled()));
-    }
+    door::serve(listener, tls, router, BOUNDS, Arc::new(|_, _, _| ()), cancel).await
 }

@@ -3,8 +3,16 @@
 //! Everything outside this room holds a [`Gateway`]: it reads snapshots and sends commands; the
 //! room's own task, one per Environment, decides.
 
+pub mod environment;
+pub mod fence;
+pub mod handshake;
+pub mod keeper;
 pub mod proxy_processor;
+pub mod registry;
+pub mod seating;
+pub mod session;
 pub mod view;
+pub mod witness;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -49,6 +49,26 @@ pub struct GatewayView {
     pub streams: usize,
 }
 
+impl GatewayView {
+    /// Before anything is known.
+    pub fn idle() -> Self {
+        Self {
+            state: GatewayState::Idle,
+            since: OffsetDateTime::now_utc(),
+            active: None,
+            fence: None,
+            candidates: Vec::new(),
+            attempt: None,
+            event_raised: false,
+            last_switch: None,
+            connected: BTreeMap::new(),
+            raft: None,
+            can_lose: None,
+            streams: 0,
+        }
+    }
+}
+
 /// One candidate as the proxy-processor sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct CandidateView {

@@ -1,0 +1,404 @@
+//! The doors for agents: two websocket endpoints on the tunnel listener, over mutual TLS.
+//!
+//! Who an agent is comes from its certificate; the hello is checked here for everything that
+//! needs no decision (version, clock, clone, claim), and the keeper decides the rest. A check
+//! leaves a type behind: a tunnel runs only with the keeper's [`Admitted`].
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use proto::{
+    EnvironmentName,
+    control::{AgentMessage, CentralMessage, RaftReply},
+    driver::{self, LaneEnd},
+    hello::{
+        AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal, RefusalCode,
+        Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission, TunnelHello, Versions, WIRE_VERSION, Welcome,
+    },
+    link::{self, LinkEnd},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::{Role, WebSocketConfig}},
+};
+
+use super::{
+    environment::Environment,
+    keeper::{Admitted, Event},
+    registry::AgentLink,
+};
+use crate::enrolment::AgentIdentity;
+
+/// How long an agent may take from the websocket handshake to its hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// How long another boot of an agent has to prove that it lives.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
+/// How long the witness is given to apply the claim a tunnel comes with.
+const CLAIM_LIMIT: Duration = Duration::from_secs(1);
+/// How long the websocket before is given to end when a session continues.
+const LANE_LIMIT: Duration = Duration::from_secs(2);
+/// How many Raft RPCs of one agent may be under way through central.
+const RELAYED_MAX: usize = 64;
+
+/// Whoever opened the TLS connection. Put into each request by the listener.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub identity: Option<AgentIdentity>,
+    pub remote: SocketAddr,
+}
+
+/// All Environments behind this listener.
+pub type Environments = Arc<BTreeMap<EnvironmentName, Arc<Environment>>>;
+
+/// The two endpoints.
+pub fn routes(environments: Environments) -> Router {
+    Router::new().route(CONTROL_PATH, get(control)).route(TUNNEL_PATH, get(tunnel)).with_state(environments)
+}
+
+async fn control(State(all): State<Environments>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+    match find(&all, &caller) {
+        Ok((environment, identity)) => upgrade(request, CONTROL_SUBPROTOCOL, link::websocket_config(), move |socket| {
+            control_session(environment, identity, caller.remote, socket)
+        }),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn tunnel(State(all): State<Environments>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+    match find(&all, &caller) {
+        Ok((environment, identity)) => upgrade(request, TUNNEL_SUBPROTOCOL, driver::websocket_config(), move |socket| {
+            tunnel_session(environment, identity, socket)
+        }),
+        Err(refusal) => refusal,
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the refusal is the response, built once per connection")]
+fn find(all: &Environments, caller: &Caller) -> Result<(Arc<Environment>, AgentIdentity), Response> {
+    let Some(identity) = caller.identity.clone() else {
+        let text = "an agent's certificate is required here: enrol first (postern-agent enroll)\n";
+        return Err((StatusCode::UNAUTHORIZED, text).into_response());
+    };
+    match all.get(&identity.environment) {
+        Some(environment) => Ok((environment.clone(), identity)),
+        None => {
+            let text = format!("no Environment is named {} here\n", identity.environment);
+            Err((StatusCode::FORBIDDEN, text).into_response())
+        }
+    }
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Answers a strict RFC 6455 opening handshake and runs `session` on the upgraded connection.
+fn upgrade<F>(
+    mut request: Request,
+    subprotocol: &'static str,
+    config: WebSocketConfig,
+    session: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let accept = match opening(request.headers(), subprotocol) {
+        Ok(key) => derive_accept_key(key.as_bytes()),
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    // Lives as long as the connection, which its client, its lane or its keeper ends.
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                let io = TokioIo::new(upgraded);
+                session(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
+            }
+            Err(error) => tracing::debug!(%error, "A websocket was not taken up"),
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    match HeaderValue::from_str(&accept) {
+        Ok(accept) => drop(headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept)),
+        Err(_) => return StatusCode::BAD_REQUEST.into_response(),
+    }
+    response
+}
+
+/// The key of a good opening handshake, or what is wrong with it.
+fn opening<'a>(headers: &'a HeaderMap, subprotocol: &str) -> Result<&'a HeaderValue, &'static str> {
+    let has = |name, wanted: &str| {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted))
+        })
+    };
+    if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err("a websocket handshake has no body\n");
+    }
+    if headers.contains_key(header::ORIGIN) {
+        return Err("browsers are not served here\n");
+    }
+    if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
+        return Err("this is a websocket endpoint for agents\n");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err("only websocket version 13 is spoken here\n");
+    }
+    if !has(header::SEC_WEBSOCKET_PROTOCOL, subprotocol) {
+        return Err("the websocket subprotocol is not spoken here: central and agent versions do not match\n");
+    }
+    headers.get(header::SEC_WEBSOCKET_KEY).ok_or("Sec-WebSocket-Key is missing\n")
+}
+
+async fn control_session(
+    environment: Arc<Environment>,
+    identity: AgentIdentity,
+    remote: SocketAddr,
+    mut socket: Socket,
+) {
+    let hello: AgentHello = match link::hear(&mut socket, HELLO_LIMIT).await {
+        Ok(hello) => hello,
+        Err(LinkEnd::Malformed(why)) => return refuse_control(socket, malformed(&why)).await,
+        Err(end) => return tracing::debug!(agent = %identity.name, %end, "No hello came"),
+    };
+    if let Err(refusal) = judge(&environment, &identity, &hello).await {
+        tracing::warn!(environment = %environment.name, agent = %identity.name, %remote, %refusal, "Refused a control connection");
+        return refuse_control(socket, refusal).await;
+    }
+    let welcome = ControlAdmission::Welcome(Welcome {
+        version: WIRE_VERSION,
+        software: env!("CARGO_PKG_VERSION").into(),
+        environment: environment.name.clone(),
+        name: identity.name.clone(),
+        settings: environment.settings,
+    });
+    if link::say(&mut socket, &welcome).await.is_err() {
+        return;
+    }
+    let (outbound, mut queue) = mpsc::channel(link::OUTBOUND_MESSAGES_MAX);
+    let id = environment.connection_id();
+    let AgentIdentity { agent, name, fingerprint, .. } = identity;
+    let link = Arc::new(AgentLink::new(id, agent, name, fingerprint, hello, remote, outbound));
+    if environment.keeper.send(Event::Connected(link.clone())).await.is_err() {
+        return;
+    }
+    let relaying = Arc::new(Semaphore::new(RELAYED_MAX));
+    let settings = environment.settings;
+    let end = tokio::select! {
+        end = link::drive(
+            socket,
+            &mut queue,
+            |message| receive(&environment, &link, &relaying, message),
+            settings.ping_interval(),
+            settings.dead_after(),
+        ) => end.to_string(),
+        () = link.closed.cancelled() => "closed by central".to_owned(),
+    };
+    tracing::info!(environment = %environment.name, agent = %link.name, %end, "A control connection ended");
+    link.closed.cancel();
+    link.fail_calls();
+    // Only fails when the keeper is gone, and then nobody keeps a register.
+    let _ = environment.keeper.send(Event::Disconnected(link)).await;
+}
+
+/// Everything about a control hello that needs no decision of the keeper.
+async fn judge(environment: &Environment, identity: &AgentIdentity, hello: &AgentHello) -> Result<(), Refusal> {
+    speaks(hello.versions, &hello.software)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let skew = now.abs_diff(Duration::from_millis(hello.unix_ms));
+    if skew > CLOCK_SKEW_MAX {
+        return Err(Refusal {
+            code: RefusalCode::Clock,
+            message: format!(
+                "the clock of {} differs from central's by {} s, at most {} s are allowed: set the host's clock (NTP)",
+                identity.name,
+                skew.as_secs(),
+                CLOCK_SKEW_MAX.as_secs()
+            ),
+        });
+    }
+    if let Some(other) = environment.registry.link(identity.agent)
+        && other.boot != hello.boot
+        && other.is_present(PROBE_LIMIT).await
+    {
+        return Err(Refusal {
+            code: RefusalCode::Cloned,
+            message: format!(
+                "{} is connected already, from {}: this is a copy of its data directory; enrol this host as a Process Server of its own",
+                identity.name, other.remote
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn speaks(versions: Versions, software: &str) -> Result<(), Refusal> {
+    if versions.agree(Versions::OURS).is_some() {
+        return Ok(());
+    }
+    let advice = if versions.min > Versions::OURS.max { "upgrade central first" } else { "upgrade the agent" };
+    Err(Refusal {
+        code: RefusalCode::Version,
+        message: format!(
+            "agent {software} speaks wire versions {} to {}, central {} speaks {} to {}: {advice}",
+            versions.min,
+            versions.max,
+            env!("CARGO_PKG_VERSION"),
+            Versions::OURS.min,
+            Versions::OURS.max
+        ),
+    })
+}
+
+fn malformed(why: &str) -> Refusal {
+    Refusal { code: RefusalCode::Malformed, message: format!("the hello was not understood: {why}") }
+}
+
+async fn refuse_control(mut socket: Socket, refusal: Refusal) {
+    // The agent learns it or sees the socket close.
+    let _ = link::say(&mut socket, &ControlAdmission::Refused(refusal)).await;
+    let _ = tokio::time::timeout(HELLO_LIMIT, socket.close(None)).await;
+}
+
+async fn refuse_tunnel(mut socket: Socket, refusal: Refusal) {
+    // The agent learns it or sees the socket close.
+    let _ = link::say(&mut socket, &TunnelAdmission::Refused(refusal)).await;
+    let _ = tokio::time::timeout(HELLO_LIMIT, socket.close(None)).await;
+}
+
+/// One message of an agent. Never blocks: what takes time goes its own way.
+fn receive(
+    environment: &Arc<Environment>,
+    link: &Arc<AgentLink>,
+    relaying: &Arc<Semaphore>,
+    message: AgentMessage,
+) {
+    link.heard();
+    let event = match message {
+        AgentMessage::RaftCall(call) => {
+            let Ok(permit) = relaying.clone().try_acquire_owned() else {
+                let result = Err(format!("more than {RELAYED_MAX} calls are under way"));
+                return link.tell(CentralMessage::RaftReply(RaftReply { id: call.id, result }));
+            };
+            let (environment, link) = (environment.clone(), link.clone());
+            // Bounded by the permits and by each call's own time.
+            tokio::spawn(async move {
+                let reply = environment.relay(&link, call).await;
+                link.tell(CentralMessage::RaftReply(reply));
+                drop(permit);
+            });
+            return;
+        }
+        AgentMessage::RaftReply(reply) => return link.answered(reply),
+        AgentMessage::Present { .. } => return link.is_here(),
+        AgentMessage::AskGateway { id } => Event::Asked { link: link.clone(), id },
+        AgentMessage::Report(report) => Event::Reported { link: link.clone(), report },
+        AgentMessage::SeatLeft { seat } => Event::SeatLeft { agent: link.agent, seat },
+    };
+    // A keeper this far behind cannot take more: the agent comes back with its newest word.
+    if environment.keeper.try_send(event).is_err() {
+        link.closed.cancel();
+    }
+}
+
+async fn tunnel_session(environment: Arc<Environment>, identity: AgentIdentity, mut socket: Socket) {
+    let hello: TunnelHello = match link::hear(&mut socket, HELLO_LIMIT).await {
+        Ok(hello) => hello,
+        Err(LinkEnd::Malformed(why)) => return refuse_tunnel(socket, malformed(&why)).await,
+        Err(end) => return tracing::debug!(agent = %identity.name, %end, "No hello came"),
+    };
+    let admitted = match knock(&environment, identity, &hello).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refuse_tunnel(socket, refusal).await,
+    };
+    let lane = admitted.lane.clone();
+    let end = run_lane(&environment, &hello, admitted, socket).await;
+    lane.ended.cancel();
+    // Only fails when the keeper is gone, and then nobody waits.
+    let _ = environment.keeper.send(Event::LaneEnded { lane: lane.id, end }).await;
+}
+
+async fn knock(
+    environment: &Environment,
+    identity: AgentIdentity,
+    hello: &TunnelHello,
+) -> Result<Admitted, Refusal> {
+    speaks(hello.versions, "of this tunnel")?;
+    let unknown = |message: String| Refusal { code: RefusalCode::UnknownClaim, message };
+    // Without a witness only an epoch that was admitted before can come back: the fence sees to it.
+    if let Some(witness) = environment.witness().filter(|w| w.seat.group == hello.epoch.group) {
+        let index = hello.epoch.claim;
+        if !witness.group.has_applied(index, CLAIM_LIMIT).await {
+            return Err(unknown(format!("the witness has not applied claim {index} yet")));
+        }
+        let claim = witness.group.claim_at(index);
+        if !claim.is_some_and(|claim| (claim.node, claim.boot) == (hello.node, hello.boot)) {
+            return Err(unknown(format!("claim {index} does not name node {} in this boot", hello.node)));
+        }
+    }
+    let stopping = || Refusal { code: RefusalCode::Stopping, message: "central is stopping".into() };
+    let (reply, answer) = oneshot::channel();
+    let event = Event::Knock { peer: identity, hello: hello.clone(), reply };
+    environment.keeper.send(event).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())?
+}
+
+async fn run_lane(
+    environment: &Arc<Environment>,
+    hello: &TunnelHello,
+    admitted: Admitted,
+    mut socket: Socket,
+) -> LaneEnd {
+    let Admitted { tunnel, incoming, lane, continues } = admitted;
+    let mut resume = None;
+    if let Some(before) = continues {
+        if let Some(ended) = before
+            && tokio::time::timeout(LANE_LIMIT, ended.cancelled()).await.is_err()
+        {
+            tracing::warn!("The websocket before did not end in time; the session is not continued");
+            return LaneEnd::Stopped;
+        }
+        let theirs = hello.resume.map_or(0, |resume| resume.received_through);
+        if let Err(error) = tunnel.reattach(theirs) {
+            let refusal = Refusal { code: RefusalCode::CannotResume, message: error.to_string() };
+            refuse_tunnel(socket, refusal).await;
+            return LaneEnd::Stopped;
+        }
+        resume = Some(Resume { received_through: tunnel.received_through() });
+    }
+    let admission = TunnelAdmission::Admitted { version: WIRE_VERSION, settings: environment.settings, resume };
+    if let Err(end) = link::say(&mut socket, &admission).await {
+        tracing::debug!(%end, "An admission could not be told");
+        return LaneEnd::Stopped;
+    }
+    if let Some(mut incoming) = incoming {
+        // Ends with the session. Streams towards the cloud have no destinations yet.
+        tokio::spawn(async move {
+            while let Some(stream) = incoming.next().await {
+                stream.refuse(proto::mux::ResetCode::UNKNOWN_DESTINATION, "central has no destination of this name");
+            }
+        });
+    }
+    tokio::select! {
+        end = tunnel.run(socket) => end,
+        () = lane.stop.cancelled() => LaneEnd::Stopped,
+    }
+}

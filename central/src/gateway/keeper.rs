@@ -1,0 +1,483 @@
+//! Keeps one Environment's gateway: the one task in which its decisions are made, in order.
+//!
+//! ```text
+//!   handshakes, links, lanes ──┐                     ┌──► agents (seat, roster, report, orders)
+//!   witness (claims, members) ─┼──► Keeper ──────────┼──► fence and group record (store)
+//!   administrator's commands ──┘    │  │  │          ├──► parked listeners (watch)
+//!                                   │  │  └ Policy   └──► view (watch)
+//!                                   │  └─ ProxyProcessor
+//!                                   └──── seating::next_step
+//! ```
+//!
+//! Invariant: a tunnel takes streams only between its admission by the durable fence and the
+//! admission of a higher epoch (or its own end). Everything that takes long (a ping, a drain, a
+//! Raft RPC) happens elsewhere and comes back as an [`Event`].
+
+mod act;
+mod admit;
+mod show;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use alerting::Policy;
+use proto::{
+    AgentId, BootId, Name, NodeId,
+    control::{AgentReport, CentralMessage, GatewayReport},
+    driver::LaneEnd,
+    hello::{Seat, TunnelHello},
+};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Command, CommandError,
+    environment::Environment,
+    fence::{Fence, Fences},
+    proxy_processor::ProxyProcessor,
+    registry::AgentLink,
+    seating::Voters,
+    session::{Lane, Session},
+    view::{GatewayView, SwitchView},
+};
+use crate::{
+    enrolment::AgentIdentity,
+    events::{Events, NewEvent},
+    process_server::{ProcessServer, ProcessServers, group::GroupRecord, group::Groups},
+    store::StoreError,
+};
+
+pub use admit::Admitted;
+
+/// How often a drain is looked at; nobody waits for its end.
+const DRAIN_LOOK: Duration = Duration::from_millis(250);
+/// How long an unseated agent is kept while the leader takes it out of the membership.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Something the keeper must know.
+pub enum Event {
+    /// An agent's control websocket was admitted.
+    Connected(Arc<AgentLink>),
+    Disconnected(Arc<AgentLink>),
+    /// An agent asks whether a tunnel lives.
+    Asked { link: Arc<AgentLink>, id: u64 },
+    /// The tunnel was pinged for that question.
+    Pinged { link: Arc<AgentLink>, id: u64, lane: u64, alive: bool },
+    Reported { link: Arc<AgentLink>, report: AgentReport },
+    SeatLeft { agent: AgentId, seat: Seat },
+    /// A tunnel wants to be admitted; its claim was seen by the witness.
+    Knock { peer: AgentIdentity, hello: TunnelHello, reply: oneshot::Sender<admit::Answer> },
+    /// A tunnel's websocket has ended.
+    LaneEnded { lane: u64, end: LaneEnd },
+    /// The witness applied or learned something.
+    GroupChanged,
+    Command(Command),
+    /// Central stops: say so and let go.
+    Stop,
+}
+
+/// The keeper's own knobs, from central's configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub connect_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub resume_window: Duration,
+    pub dead_after: Duration,
+    pub hold_down: Duration,
+    pub timings: group::Timings,
+    /// Where the witness keeps its guard file, one per Environment.
+    pub guards: PathBuf,
+}
+
+/// What the keeper works with.
+pub struct Rooms {
+    pub servers: ProcessServers,
+    pub groups: Groups,
+    pub fences: Fences,
+    pub events: Events,
+    pub disk: Arc<durable::Durable>,
+}
+
+/// The one who decides. See the module.
+pub struct Keeper {
+    environment: Arc<Environment>,
+    settings: Settings,
+    rooms: Rooms,
+    view: watch::Sender<Arc<GatewayView>>,
+
+    servers: BTreeMap<AgentId, ProcessServer>,
+    record: GroupRecord,
+    /// The seat each agent holds, by its own word or by a grant since.
+    holds: BTreeMap<AgentId, Option<Seat>>,
+    leaving: Vec<Leaving>,
+    dissolve_at: Option<Instant>,
+
+    /// The fence as last read or written; only this task writes it.
+    fence: Option<Fence>,
+    processor: ProxyProcessor,
+    policy: Policy,
+    session: Option<Session>,
+    draining: Option<(Session, Instant)>,
+    /// Since when no admitted tunnel has lived.
+    lost_at: Option<Instant>,
+    lost_why: Option<String>,
+    state_since: OffsetDateTime,
+    last_active: Option<Name>,
+    last_switch: Option<SwitchView>,
+    told: Option<GatewayReport>,
+    pending_events: VecDeque<NewEvent>,
+}
+
+/// An agent whose seat was taken, until the membership has followed.
+struct Leaving {
+    agent: AgentId,
+    seat: Seat,
+    until: Instant,
+}
+
+impl Keeper {
+    /// Reads what is recorded and takes up where it was left.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open(
+        environment: Arc<Environment>,
+        settings: Settings,
+        rooms: Rooms,
+    ) -> Result<(Self, watch::Receiver<Arc<GatewayView>>), StoreError> {
+        let view = watch::Sender::new(Arc::new(GatewayView::idle()));
+        let reader = view.subscribe();
+        let mut keeper = Self {
+            processor: ProxyProcessor::new(settings.connect_timeout),
+            policy: Policy::new(settings.hold_down),
+            environment,
+            settings,
+            rooms,
+            view,
+            servers: BTreeMap::new(),
+            record: GroupRecord::default(),
+            holds: BTreeMap::new(),
+            leaving: Vec::new(),
+            dissolve_at: None,
+            fence: None,
+            session: None,
+            draining: None,
+            lost_at: None,
+            lost_why: None,
+            state_since: OffsetDateTime::now_utc(),
+            last_active: None,
+            last_switch: None,
+            told: None,
+            pending_events: VecDeque::new(),
+        };
+        keeper.record = keeper.rooms.groups.record().await?;
+        keeper.fence = keeper.rooms.fences.current().await?;
+        keeper.read_servers().await?;
+        keeper.seats_changed();
+        if keeper.record.group.is_some() {
+            keeper.start_witness().await;
+            let now = Instant::now();
+            keeper.lost_at = Some(now);
+            // The fence knows who was active last; without one, the founder is waited for.
+            let last = keeper.fence.map(|fence| fence.node).filter(|node| keeper.record.agent_on(*node).is_some());
+            let first = last.or_else(|| keeper.record.group.as_ref()?.seats.first().map(|s| s.node));
+            if let Some(node) = first {
+                keeper.last_active = keeper.name_of(node);
+                keeper.processor.handle_restored(node, keeper.settings.dead_after, now);
+            }
+        }
+        keeper.show();
+        Ok((keeper, reader))
+    }
+
+    /// Runs until [`Event::Stop`], or until nobody can send any more. Not cancel-safe: a dropped
+    /// keeper leaves its Environment without decisions, so its parent treats that as fatal.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let timer = self.next_timeout();
+            let event = tokio::select! {
+                event = inbox.recv() => event,
+                Some(command) = commands.recv() => Some(Event::Command(command)),
+                () = sleep_until(timer) => None,
+            };
+            let now = Instant::now();
+            match event {
+                Some(Event::Stop) => return self.stop().await,
+                Some(event) => self.handle(event, now).await,
+                None if inbox.is_closed() && inbox.is_empty() => return self.stop().await,
+                None => {}
+            }
+            self.handle_timeout(now).await;
+            self.settle(now).await;
+        }
+    }
+
+    async fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Connected(link) => self.connected(link).await,
+            Event::Disconnected(link) => self.disconnected(&link).await,
+            Event::Asked { link, id } => self.asked(link, id),
+            Event::Pinged { link, id, lane, alive } => {
+                if !alive && self.lane_is(lane) {
+                    tracing::warn!(environment = %self.environment.name, "The tunnel did not answer a ping and counts as lost");
+                    self.lane_lost(now, "it did not answer a ping within 1 s");
+                }
+                let answer = GatewayReport { answers: Some(id), ..self.report() };
+                link.tell(CentralMessage::Gateway(answer));
+            }
+            Event::Reported { link, report } => link.set_report(report),
+            Event::SeatLeft { agent, seat } => {
+                self.leaving.retain(|leaving| (leaving.agent, leaving.seat) != (agent, seat));
+            }
+            Event::Knock { peer, hello, reply } => {
+                let answer = self.admit(&peer, &hello, now).await;
+                // A handshake that gave up meanwhile drops the admitted lane, which reads as lost.
+                if let Err(Ok(unheard)) = reply.send(answer) {
+                    self.lane_ended(unheard.lane.id, "its handshake was given up", now);
+                }
+            }
+            Event::LaneEnded { lane, end } => self.lane_ended(lane, &end.to_string(), now),
+            Event::GroupChanged => self.group_changed(),
+            Event::Command(command) => self.command(command, now).await,
+            // Ends the loop before it comes here.
+            Event::Stop => {}
+        }
+    }
+
+    async fn connected(&mut self, link: Arc<AgentLink>) {
+        self.holds.insert(link.agent, link.hello.seat);
+        let seen = self
+            .rooms
+            .servers
+            .seen(&link.name, link.boot, &link.hello.software, &link.hello.system, OffsetDateTime::now_utc())
+            .await;
+        match seen {
+            Ok(server) => drop(self.servers.insert(server.agent, server)),
+            Err(error) => tracing::warn!(agent = %link.name, %error, "Could not note that an agent connected"),
+        }
+        if let Some(old) = self.environment.registry.insert(link.clone()) {
+            old.closed.cancel();
+        }
+        if let (Some(witness), Some(seat)) = (self.environment.witness(), self.record.seat_of(link.agent)) {
+            witness.group.peer_back(seat.node);
+        }
+        if let Some(held) = link.hello.seat
+            && !self.environment.registry.sits(link.agent, held)
+        {
+            link.tell(CentralMessage::Seat(proto::control::SeatGrant::Leave { seat: held }));
+            self.holds.insert(link.agent, None);
+        }
+        self.note("agent_connected", format!("{} connected to central from {}", link.name, link.remote));
+        self.grant(&link);
+        link.tell(CentralMessage::Gateway(self.report()));
+        self.tell_roster();
+    }
+
+    async fn disconnected(&mut self, link: &AgentLink) {
+        if !self.environment.registry.remove(link) {
+            return; // its successor is already here
+        }
+        self.holds.remove(&link.agent);
+        if let Err(error) = self.rooms.servers.last_seen(&link.name, link.last_heard()).await {
+            tracing::debug!(agent = %link.name, %error, "Could not note when an agent was last seen");
+        }
+        self.note("agent_disconnected", format!("{} is no longer connected to central", link.name));
+        // A closed socket is a hint: its peers, and the witness, need not wait for their timeouts.
+        if let Some(seat) = self.record.seat_of(link.agent) {
+            self.peer_gone(seat.node);
+        }
+    }
+
+    fn peer_gone(&self, node: NodeId) {
+        for link in self.environment.registry.links() {
+            link.tell(CentralMessage::PeerGone { node });
+        }
+    }
+
+    fn asked(&mut self, link: Arc<AgentLink>, id: u64) {
+        let Some(Session { lane: Lane::Up(lane), tunnel, .. }) = &self.session else {
+            let answer = GatewayReport { answers: Some(id), ..self.report() };
+            return link.tell(CentralMessage::Gateway(answer));
+        };
+        let (tunnel, lane, keeper) = (tunnel.clone(), lane.id, self.environment.keeper.clone());
+        // Ends within a second whatever happens; nobody needs to wait for it.
+        tokio::spawn(async move {
+            let alive = tunnel.ping(Duration::from_secs(1)).await.is_some();
+            let _ = keeper.send(Event::Pinged { link, id, lane, alive }).await;
+        });
+    }
+
+    fn group_changed(&mut self) {
+        if let Some(witness) = self.environment.witness()
+            && let Some(claim) = *witness.group.claims().borrow()
+        {
+            self.processor.handle_claim(claim.node);
+        }
+    }
+
+    async fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Reload { reply } => {
+                let result = match self.read_servers().await {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(CommandError::Store(error.to_string())),
+                };
+                let _ = reply.send(result);
+            }
+            Command::Restart { name, reply } => {
+                let link = self.server(&name).and_then(|s| self.environment.registry.link(s.agent));
+                let result = match (self.server(&name), link) {
+                    (None, _) => Err(CommandError::Unknown(name)),
+                    (Some(_), None) => Err(CommandError::NotConnected(name)),
+                    (Some(_), Some(link)) => {
+                        link.tell(CentralMessage::Restart { id: self.environment.connection_id() });
+                        self.note("restart_ordered", format!("{name} was told to restart"));
+                        Ok(())
+                    }
+                };
+                let _ = reply.send(result);
+            }
+            Command::Switch { to, reply } => {
+                let _ = reply.send(self.switch(to, now));
+            }
+        }
+    }
+
+    fn switch(&mut self, to: Option<Name>, now: Instant) -> Result<(), CommandError> {
+        let configured = self.configured();
+        let active = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.node);
+        let node = match to {
+            Some(name) => {
+                let server = self.server(&name).ok_or_else(|| CommandError::Unknown(name.clone()))?;
+                let seat = self.record.seat_of(server.agent);
+                let node = seat.map(|seat| seat.node).filter(|node| configured.contains(node));
+                let node = node.ok_or_else(|| CommandError::NotConfigured(name.clone()))?;
+                if active == Some(node) {
+                    return Err(CommandError::AlreadyActive(name));
+                }
+                node
+            }
+            None => self.another_than(active, &configured).ok_or(CommandError::NoOther)?,
+        };
+        self.processor.handle_switch(node, now);
+        Ok(())
+    }
+
+    /// The next configured candidate after the active, in the order of nodes.
+    fn another_than(&self, active: Option<NodeId>, configured: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let later = configured.iter().find(|node| Some(**node) > active);
+        later.or_else(|| configured.iter().find(|node| Some(**node) != active)).copied()
+    }
+
+    async fn read_servers(&mut self) -> Result<(), StoreError> {
+        let servers = self.rooms.servers.list().await?;
+        self.servers = servers.into_iter().map(|server| (server.agent, server)).collect();
+        for link in self.environment.registry.links() {
+            if !self.servers.contains_key(&link.agent) {
+                link.closed.cancel(); // removed, or enrolled anew under another id
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_timeout(&mut self, now: Instant) {
+        self.processor.handle_timeout(now);
+        self.policy.handle_timeout(now);
+        if let Some(Session { lane: Lane::Lost { until }, .. }) = &self.session
+            && *until <= now
+        {
+            self.end_session("its active did not come back within tunnel.resume_window");
+        }
+        if let Some((session, until)) = self.draining.take() {
+            if session.tunnel.stats().streams == 0 || until <= now || session.live().is_none() {
+                session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "the gateway has moved");
+                session.stop_lane();
+                self.note("drained", format!("{} has finished its streams", session.name));
+            } else {
+                self.draining = Some((session, until));
+            }
+        }
+        self.finish_leaving(now);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let resume = match self.session.as_ref().map(|session| &session.lane) {
+            Some(Lane::Lost { until }) => Some(*until),
+            Some(Lane::Up(_)) | None => None,
+        };
+        let waiting = self.draining.is_some() || self.dissolve_at.is_some() || !self.leaving.is_empty();
+        let look = waiting.then(|| Instant::now() + DRAIN_LOOK);
+        [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look].into_iter().flatten().min()
+    }
+
+    fn server(&self, name: &Name) -> Option<&ProcessServer> {
+        self.servers.values().find(|server| server.name == *name)
+    }
+
+    fn name_of(&self, node: NodeId) -> Option<Name> {
+        let agent = self.record.agent_on(node)?;
+        self.servers.get(&agent).map(|server| server.name.clone())
+    }
+
+    fn restarted(&self, server: &ProcessServer, boot: Option<BootId>) -> bool {
+        boot.is_some() && boot != server.marked_at_boot
+    }
+
+    /// What the witness knows of the membership; `None` while it does not run.
+    fn voters(&self) -> Option<Voters> {
+        let witness = self.environment.witness()?;
+        let members = witness.group.members();
+        let voters = members.borrow().voters.iter().copied().filter(|node| *node != witness.seat.node).collect();
+        Some(Voters { agents: voters })
+    }
+
+    /// Candidates that are connected to central and admitted to the group.
+    fn configured(&self) -> BTreeSet<NodeId> {
+        let Some(group) = &self.record.group else { return BTreeSet::new() };
+        let members = self.environment.witness().map(|witness| witness.group.members());
+        let admitted = |node: &NodeId| {
+            members.as_ref().is_some_and(|members| {
+                let members = members.borrow();
+                // Until the founder has told the witness of its group, nobody else can be in it.
+                (members.voters.is_empty() && group.seats.first().is_some_and(|s| s.node == *node))
+                    || members.voters.contains(node)
+                    || members.learners.contains(node)
+            })
+        };
+        let tunnel = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent);
+        group
+            .seats
+            .iter()
+            .filter(|s| self.servers.get(&s.agent).is_some_and(|server| server.candidate))
+            .filter(|s| self.environment.registry.link(s.agent).is_some() || tunnel == Some(s.agent))
+            .map(|s| s.node)
+            .filter(admitted)
+            .collect()
+    }
+
+    async fn stop(mut self) {
+        for link in self.environment.registry.links() {
+            link.closed.cancel();
+        }
+        self.environment.tunnel.send_replace(None);
+        for session in self.session.iter().chain(self.draining.iter().map(|(session, _)| session)) {
+            session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "central is stopping");
+            session.stop_lane();
+        }
+        self.write_events().await;
+        if let Some(witness) = self.environment.set_witness(None) {
+            witness.group.clone().shutdown().await;
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,336 @@
+//! Carrying out: seats, rosters, orders, reports. Each idempotent; the keeper asks again.
+
+use std::{sync::Arc, time::Instant};
+
+use alerting::{Context, IncidentId};
+use proto::{
+    AgentId,
+    control::{CentralMessage, Roster, RosterEntry, SeatGrant},
+    hello::Seat,
+    mux::ResetCode,
+};
+
+use super::{Keeper, LEAVE_LIMIT, Leaving};
+use crate::{
+    gateway::{
+        proxy_processor::{GaveUp, Verdict},
+        registry::AgentLink,
+        seating::{Facts, Step, next_step},
+        witness::Witness,
+    },
+    process_server::group::Founding,
+};
+
+/// More steps than this at one event means two rules disagree; the next event tries again.
+const STEPS_MAX: usize = 64;
+
+impl Keeper {
+    /// Brings everything outside to what was decided. Called after every event.
+    pub(super) async fn settle(&mut self, now: Instant) {
+        for _ in 0..STEPS_MAX {
+            let Some(step) = self.next_step() else {
+                self.dissolve_at = None;
+                break;
+            };
+            match self.take(step, now).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!(environment = %self.environment.name, %error, ?step, "A seat could not be changed");
+                    break;
+                }
+            }
+        }
+        self.processor.handle_configured(self.configured(), now);
+        while let Some(verdict) = self.processor.poll_verdict() {
+            self.carry_out(verdict, now);
+        }
+        while let Some(event) = self.policy.poll_event() {
+            match event {
+                alerting::Event::Raised(_) => {
+                    self.note("event_raised", format!("{} was raised", alerting::EVENT_NAME));
+                }
+                alerting::Event::Cleared(_) => {
+                    self.note("event_cleared", format!("{} was cleared", alerting::EVENT_NAME));
+                }
+            }
+        }
+        self.tell_report();
+        self.show();
+        self.write_events().await;
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        let servers: Vec<Facts> = self
+            .servers
+            .values()
+            .map(|server| {
+                let link = self.environment.registry.link(server.agent);
+                Facts {
+                    agent: server.agent,
+                    candidate: server.candidate,
+                    connected: link.is_some(),
+                    restarted: self.restarted(server, link.map(|link| link.boot)),
+                    holds: self.holds.get(&server.agent).copied().flatten(),
+                }
+            })
+            .collect();
+        let active = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent);
+        let draining = self.draining.as_ref().map(|(session, _)| session.agent);
+        next_step(&self.record, &servers, active.or(draining), self.voters().as_ref())
+    }
+
+    /// `true` when the next step may follow at once.
+    async fn take(&mut self, step: Step, now: Instant) -> Result<bool, crate::process_server::group::GroupError> {
+        match step {
+            Step::Found { agent } => {
+                let founding = self.rooms.groups.found(agent, self.record.generation).await?;
+                let (won, record) = match founding {
+                    Founding::Won(record) => (true, record),
+                    Founding::Lost(record) => (false, record),
+                };
+                self.end_session("its group was founded anew");
+                self.environment.tunnel.send_replace(None);
+                self.record = record;
+                self.holds.clear();
+                self.start_witness().await;
+                if won && let Some(seat) = self.record.seat_of(agent) {
+                    self.holds.insert(agent, Some(seat));
+                    let name = self.servers.get(&agent).map(|s| s.name.to_string()).unwrap_or_default();
+                    self.note("group_founded", format!("{name} founded gateway group {}", seat.group));
+                    self.lost_at = Some(now);
+                    self.processor.handle_founded(seat.node, now);
+                }
+                self.seats_changed();
+                Ok(true)
+            }
+            Step::Seat { agent } => {
+                let (seat, record) = self.rooms.groups.seat(agent).await?;
+                self.record = record;
+                self.joined(agent, seat);
+                Ok(true)
+            }
+            Step::Reseat { agent, lost } => {
+                let (seat, record) = self.rooms.groups.reseat(agent, lost).await?;
+                self.record = record;
+                self.joined(agent, seat);
+                Ok(true)
+            }
+            Step::Unseat { agent } => {
+                let seat = self.record.seat_of(agent);
+                self.record = self.rooms.groups.unseat(agent).await?;
+                self.holds.insert(agent, None);
+                if let Some(seat) = seat {
+                    self.leaving.push(Leaving { agent, seat, until: now + LEAVE_LIMIT });
+                    self.note("seat_left", format!("Node {} leaves the gateway group", seat.node));
+                }
+                self.seats_changed();
+                Ok(true)
+            }
+            Step::HandOver { agent } => {
+                let from = self.record.seat_of(agent).map(|seat| seat.node);
+                if self.processor.order().is_none()
+                    && self.draining.is_none()
+                    && let Some(to) = self.another_than(from, &self.configured())
+                {
+                    self.processor.handle_switch(to, now);
+                }
+                Ok(false)
+            }
+            Step::Dissolve => {
+                let deadline = *self.dissolve_at.get_or_insert_with(|| {
+                    self.environment.tunnel.send_replace(None);
+                    if let Some(session) = &self.session {
+                        session.tunnel.go_away(ResetCode::GOING_AWAY, "the last candidate was unmarked");
+                    }
+                    now + self.settings.drain_timeout
+                });
+                let streams = self.session.as_ref().map_or(0, |s| s.tunnel.stats().streams);
+                if streams > 0 && now < deadline {
+                    return Ok(false);
+                }
+                self.dissolve().await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn dissolve(&mut self) -> Result<(), crate::process_server::group::GroupError> {
+        self.dissolve_at = None;
+        let seats: Vec<_> = self.record.group.iter().flat_map(|group| group.seats.clone()).collect();
+        let generation = self.record.generation;
+        self.record = self.rooms.groups.dissolve(generation).await?;
+        self.end_session("the last candidate was unmarked");
+        if let Some(witness) = self.environment.set_witness(None) {
+            witness.group.clone().shutdown().await;
+        }
+        self.processor.handle_dissolved();
+        self.policy.handle_up(Instant::now());
+        (self.lost_at, self.last_active) = (None, None);
+        self.seats_changed();
+        for seated in seats {
+            self.holds.insert(seated.agent, None);
+            if let Some(link) = self.environment.registry.link(seated.agent) {
+                let seat = Seat { group: generation, node: seated.node };
+                link.tell(CentralMessage::Seat(SeatGrant::Leave { seat }));
+            }
+        }
+        self.note("group_dissolved", format!("Gateway group {generation} was dissolved"));
+        Ok(())
+    }
+
+    fn joined(&mut self, agent: AgentId, seat: Seat) {
+        let name = self.servers.get(&agent).map(|s| s.name.to_string()).unwrap_or_default();
+        self.note("seat_granted", format!("{name} joins gateway group {} as node {}", seat.group, seat.node));
+        self.holds.insert(agent, Some(seat));
+        self.seats_changed();
+    }
+
+    /// The seats in the record are others now: everybody goes by them from here on.
+    pub(super) fn seats_changed(&mut self) {
+        let seats = self.record.group.iter().flat_map(|group| &group.seats);
+        self.environment
+            .registry
+            .set_seats(self.record.generation, seats.map(|seated| (seated.node, seated.agent)));
+        for link in self.environment.registry.links() {
+            self.grant(&link);
+        }
+        self.tell_roster();
+    }
+
+    /// Tells an agent its seat. The founder is told to found until the witness has heard of it.
+    pub(super) fn grant(&self, link: &AgentLink) {
+        let Some(seat) = self.record.seat_of(link.agent) else {
+            let restart_required = self
+                .servers
+                .get(&link.agent)
+                .is_some_and(|server| server.restart_required(self.record.group.is_some()));
+            return link.tell(CentralMessage::Seat(SeatGrant::None { restart_required }));
+        };
+        let founder = self.record.group.as_ref().is_some_and(|group| group.founder == link.agent);
+        let unheard = self.voters().is_none_or(|voters| voters.agents.is_empty());
+        let first = self.record.group.as_ref().and_then(|g| g.seats.first()).map(|s| s.node) == Some(seat.node);
+        let grant = match founder && unheard && first {
+            true => SeatGrant::Found { seat },
+            false => SeatGrant::Join { seat },
+        };
+        // An agent that no longer holds its seat's state gets another seat first: node ids are never
+        // used twice.
+        if self.holds.get(&link.agent).copied().flatten() == Some(seat) {
+            link.tell(CentralMessage::Seat(grant));
+        }
+    }
+
+    pub(super) fn tell_roster(&self) {
+        let Some(group) = &self.record.group else { return };
+        let candidates: Vec<RosterEntry> = group
+            .seats
+            .iter()
+            .filter_map(|seated| {
+                let server = self.servers.get(&seated.agent)?;
+                let link = self.environment.registry.link(seated.agent);
+                Some(RosterEntry {
+                    node: seated.node,
+                    agent: seated.agent,
+                    name: server.name.clone(),
+                    fingerprint: link.as_ref().map_or(server.fingerprint, |link| link.fingerprint),
+                    peer_addrs: link.map(|link| link.hello.peer_addrs.clone()).unwrap_or_default(),
+                })
+            })
+            .collect();
+        let roster = Roster {
+            group: self.record.generation,
+            revision: self.record.roster_revision,
+            witness: group.witness,
+            candidates,
+        };
+        for seated in &group.seats {
+            if let Some(link) = self.environment.registry.link(seated.agent) {
+                link.tell(CentralMessage::Roster(roster.clone()));
+            }
+        }
+    }
+
+    /// Starts central's own member of the recorded group, in place of any older one.
+    pub(super) async fn start_witness(&mut self) {
+        if let Some(old) = self.environment.set_witness(None) {
+            old.group.clone().shutdown().await;
+        }
+        let Some(group) = &self.record.group else { return };
+        let seat = Seat { group: self.record.generation, node: group.witness };
+        let storage = group::GroupStorage::shared(
+            self.rooms.disk.clone(),
+            self.environment.name.as_str(),
+            self.settings.guards.join(format!("{}.guard", self.environment.name)),
+        );
+        match Witness::start(&self.environment, seat, storage, self.settings.timings).await {
+            Ok(witness) => drop(self.environment.set_witness(Some(Arc::new(witness)))),
+            Err(error) => {
+                tracing::error!(environment = %self.environment.name, %error, "The witness could not start; the active cannot change until it can");
+            }
+        }
+    }
+
+    fn carry_out(&mut self, verdict: Verdict, now: Instant) {
+        match verdict {
+            Verdict::Order(order) => {
+                let name = self.name_of(order.node).map(|name| name.to_string()).unwrap_or_default();
+                if let Some(witness) = self.environment.witness() {
+                    witness.group.prefer(Some(order.node));
+                }
+                self.note("takeover_ordered", format!("{name} was ordered to take over"));
+            }
+            Verdict::OrderDone => {
+                if let Some(witness) = self.environment.witness() {
+                    witness.group.prefer(None);
+                }
+            }
+            Verdict::Nudge { node } => {
+                if let Some(witness) = self.environment.witness() {
+                    witness.group.prefer(Some(node));
+                    witness.group.elect_now();
+                }
+            }
+            Verdict::GaveUp { node, after, reason } => {
+                let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
+                let why = match reason {
+                    GaveUp::TimeIsUp => "its time is up",
+                    GaveUp::NotConfigured => "it is no longer connected",
+                };
+                let text = format!("{name} was given up after {} s: {why}", after.as_secs());
+                self.note("candidate_given_up", text);
+            }
+            Verdict::Down => {
+                self.note("gateway_down", "No configured candidate is left to try".into());
+                let context = Context { summary: "The Secure Gateway is down".into(), ..Context::default() };
+                self.policy.handle_down(now, IncidentId::new(proto::SessionId::random().to_string()), context);
+            }
+            Verdict::Up { .. } => {}
+            Verdict::SwitchFailed { node } => {
+                let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
+                self.note("switch_failed", format!("The planned switch to {name} did not come about"));
+            }
+        }
+    }
+
+    /// Agents whose seats were taken go once the membership has followed, and not for ever later.
+    pub(super) fn finish_leaving(&mut self, now: Instant) {
+        let members = self.environment.witness().map(|witness| witness.group.members());
+        let is_member = |seat: &Seat| {
+            members.as_ref().is_some_and(|members| {
+                let members = members.borrow();
+                members.voters.contains(&seat.node) || members.learners.contains(&seat.node)
+            })
+        };
+        let registry = &self.environment.registry;
+        self.leaving.retain(|leaving| {
+            if is_member(&leaving.seat) && now < leaving.until {
+                return true;
+            }
+            if let Some(link) = registry.link(leaving.agent) {
+                link.tell(CentralMessage::Seat(SeatGrant::Leave { seat: leaving.seat }));
+            }
+            false
+        });
+    }
+}

@@ -1,0 +1,221 @@
+//! At the door: which tunnel is let in, and what its admission ends.
+
+use std::time::Instant;
+
+use proto::{
+    driver::{Incoming, Tunnel, TunnelConfig},
+    hello::{Refusal, RefusalCode, TunnelHello},
+    mux::{ResetCode, Side},
+};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use super::{Keeper, SwitchView};
+use crate::{
+    enrolment::AgentIdentity,
+    gateway::{
+        environment::ActiveTunnel,
+        fence::{Admission, AppliedClaim, Circumstances},
+        session::{Lane, LaneHandle, Session},
+    },
+};
+
+/// What the keeper answers a knocking tunnel.
+pub type Answer = Result<Admitted, Refusal>;
+
+/// Proof that the durable fence admitted this websocket's epoch. Only the keeper makes one.
+#[derive(Debug)]
+pub struct Admitted {
+    pub tunnel: Tunnel,
+    /// The session's incoming streams, when it begins with this websocket.
+    pub incoming: Option<Incoming>,
+    pub lane: LaneHandle,
+    /// The session continues: the websocket before must have ended first.
+    pub continues: Option<Option<CancellationToken>>,
+}
+
+impl Keeper {
+    pub(super) async fn admit(&mut self, peer: &AgentIdentity, hello: &TunnelHello, now: Instant) -> Answer {
+        let order = self.processor.order();
+        let planned = self.session.as_ref().is_some_and(|session| session.live().is_some())
+            && order.is_some_and(|order| order.planned && order.node == hello.node);
+        let wall = OffsetDateTime::now_utc();
+        let claim = self.environment.witness().and_then(|witness| *witness.group.claims().borrow());
+        let at = Circumstances {
+            agent: peer.agent,
+            seat: self.record.seat_of(peer.agent),
+            claim: claim.map(|claim| AppliedClaim { epoch: claim.epoch, node: claim.node, boot: claim.boot }),
+            drain_until: planned.then_some(wall + self.settings.drain_timeout),
+            now: wall,
+        };
+        match self.rooms.fences.admit(hello, &at).await {
+            Ok(Admission::New { fence, .. }) => {
+                tracing::info!(environment = %self.environment.name, agent = %peer.name, epoch = %hello.epoch, planned, "Admitted a new active");
+                self.fence = Some(fence);
+                self.supersede(planned, now);
+                Ok(self.begin_session(peer, hello, now))
+            }
+            Ok(Admission::Same) => Ok(self.continue_session(peer, hello, now)),
+            Ok(Admission::Predecessor { .. }) => self.continue_draining(hello),
+            Ok(Admission::Refused(refusal)) => {
+                tracing::warn!(environment = %self.environment.name, agent = %peer.name, epoch = %hello.epoch, %refusal, "Refused a tunnel");
+                Err(refusal)
+            }
+            // Without the fence nobody is admitted: what is up stays up, nothing new comes.
+            Err(error) => {
+                tracing::error!(environment = %self.environment.name, %error, "The fence could not be read or written");
+                Err(Refusal { code: RefusalCode::Internal, message: "central could not write its fence".into() })
+            }
+        }
+    }
+
+    /// A higher epoch is admitted: what the older one holds ends now, or drains after an order.
+    fn supersede(&mut self, planned: bool, now: Instant) {
+        let Some(old) = self.session.take() else { return };
+        if planned && old.live().is_some() {
+            old.tunnel.go_away(ResetCode::GOING_AWAY, "the gateway has moved to another agent");
+            if let Some((older, _)) = self.draining.replace((old, now + self.settings.drain_timeout)) {
+                older.tunnel.abort(ResetCode::GOING_AWAY, "the gateway has moved twice");
+                older.stop_lane();
+            }
+        } else {
+            old.tunnel.abort(ResetCode::TUNNEL_LOST, "another agent has become active");
+            old.stop_lane();
+            self.lost_at.get_or_insert(now);
+        }
+    }
+
+    fn begin_session(&mut self, peer: &AgentIdentity, hello: &TunnelHello, now: Instant) -> Admitted {
+        let (tunnel, incoming) = Tunnel::new(TunnelConfig {
+            ping_interval: self.environment.settings.ping_interval(),
+            dead_after: self.environment.settings.dead_after(),
+            ..TunnelConfig::new(Side::Central)
+        });
+        let lane = self.new_lane();
+        self.session = Some(Session {
+            tunnel: tunnel.clone(),
+            agent: peer.agent,
+            name: peer.name.clone(),
+            node: hello.node,
+            epoch: hello.epoch,
+            boot: hello.boot,
+            id: hello.session,
+            lane: Lane::Up(lane.clone()),
+        });
+        self.tunnel_up(now);
+        Admitted { tunnel, incoming: Some(incoming), lane, continues: None }
+    }
+
+    fn continue_session(&mut self, peer: &AgentIdentity, hello: &TunnelHello, now: Instant) -> Admitted {
+        let lane = self.new_lane();
+        match &mut self.session {
+            Some(session) if session.id == hello.session && hello.resume.is_some() => {
+                let before = match std::mem::replace(&mut session.lane, Lane::Up(lane.clone())) {
+                    Lane::Up(before) => {
+                        before.stop.cancel();
+                        Some(before.ended)
+                    }
+                    Lane::Lost { .. } => None,
+                };
+                let tunnel = session.tunnel.clone();
+                self.tunnel_up(now);
+                Admitted { tunnel, incoming: None, lane, continues: Some(before) }
+            }
+            // Central was restarted, or the agent gave its streams up: the epoch stands, the streams do not.
+            Some(_) | None => {
+                if let Some(old) = self.session.take() {
+                    old.tunnel.abort(ResetCode::TUNNEL_LOST, "the agent began its session anew");
+                    old.stop_lane();
+                }
+                self.begin_session(peer, hello, now)
+            }
+        }
+    }
+
+    /// A predecessor in planned drain lost its websocket and may resume; it takes no new streams.
+    fn continue_draining(&mut self, hello: &TunnelHello) -> Answer {
+        let lane = self.new_lane();
+        match &mut self.draining {
+            Some((session, _)) if session.id == hello.session && hello.resume.is_some() => {
+                let before = match std::mem::replace(&mut session.lane, Lane::Up(lane.clone())) {
+                    Lane::Up(before) => {
+                        before.stop.cancel();
+                        Some(before.ended)
+                    }
+                    Lane::Lost { .. } => None,
+                };
+                Ok(Admitted { tunnel: session.tunnel.clone(), incoming: None, lane, continues: Some(before) })
+            }
+            Some(_) | None => Err(Refusal {
+                code: RefusalCode::StaleEpoch,
+                message: format!("epoch {} has drained; a higher one is admitted", hello.epoch),
+            }),
+        }
+    }
+
+    fn new_lane(&self) -> LaneHandle {
+        LaneHandle { id: self.environment.connection_id(), ..LaneHandle::default() }
+    }
+
+    fn tunnel_up(&mut self, now: Instant) {
+        let Some(session) = &self.session else { return };
+        let gap_ms = self.lost_at.take().map_or(0, |at| now.saturating_duration_since(at).as_millis());
+        if self.last_active.as_ref() != Some(&session.name) {
+            self.last_switch = Some(SwitchView {
+                from: self.last_active.clone(),
+                to: session.name.clone(),
+                reason: self.lost_why.take().unwrap_or_else(|| "planned".into()),
+                gap_ms: u64::try_from(gap_ms).unwrap_or(u64::MAX),
+            });
+        }
+        self.last_active = Some(session.name.clone());
+        self.environment.tunnel.send_replace(Some(ActiveTunnel {
+            tunnel: session.tunnel.clone(),
+            epoch: session.epoch,
+            name: session.name.clone(),
+        }));
+        let (name, node, epoch) = (session.name.clone(), session.node, session.epoch);
+        self.processor.handle_tunnel_up(node);
+        self.policy.handle_up(now);
+        self.note_of(
+            &name.clone(),
+            "forwarding_established",
+            format!("Forwarding through {name} is established (epoch {epoch}, gap {gap_ms} ms)"),
+        );
+    }
+
+    pub(super) fn lane_is(&self, lane: u64) -> bool {
+        matches!(self.session.as_ref().map(|s| &s.lane), Some(Lane::Up(held)) if held.id == lane)
+    }
+
+    pub(super) fn lane_ended(&mut self, lane: u64, why: &str, now: Instant) {
+        if self.lane_is(lane) {
+            self.lane_lost(now, why);
+        } else if let Some((session, until)) = &mut self.draining
+            && matches!(&session.lane, Lane::Up(held) if held.id == lane)
+        {
+            session.lane = Lane::Lost { until: *until };
+        }
+    }
+
+    /// The active's websocket is gone or counts as lost: park what comes, keep what may resume.
+    pub(super) fn lane_lost(&mut self, now: Instant, why: &str) {
+        let Some(session) = &mut self.session else { return };
+        session.stop_lane();
+        session.lane = Lane::Lost { until: now + self.settings.resume_window };
+        let (name, epoch) = (session.name.clone(), session.epoch);
+        self.environment.tunnel.send_replace(None);
+        self.lost_at = Some(now);
+        self.lost_why = Some(format!("the tunnel of {name} was lost: {why}"));
+        self.processor.handle_tunnel_lost(now);
+        self.note("tunnel_lost", format!("The tunnel of {name} (epoch {epoch}) was lost: {why}"));
+    }
+
+    /// The session is over: its streams end with RST, never with a clean FIN.
+    pub(super) fn end_session(&mut self, why: &str) {
+        if let Some(session) = self.session.take() {
+            session.tunnel.abort(ResetCode::TUNNEL_LOST, why);
+            session.stop_lane();
+        }
+    }
+}

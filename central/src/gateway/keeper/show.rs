@@ -1,0 +1,163 @@
+//! Showing: the report to agents, the view for people, the events for later.
+
+use std::{sync::Arc, time::Instant};
+
+use proto::{Name, control::{CentralMessage, GatewayReport}};
+use time::OffsetDateTime;
+
+use super::Keeper;
+use crate::events::{NewEvent, Severity};
+use crate::gateway::view::{
+    AttemptView, CandidateView, ClaimView, ConnectedView, GatewayState, GatewayView, RaftView, SeatView,
+};
+
+/// Who speaks when it is about no single Process Server.
+const SENDER: &str = "gateway";
+
+impl Keeper {
+    pub(super) fn report(&self) -> GatewayReport {
+        GatewayReport {
+            answers: None,
+            tunnel: self.session.as_ref().and_then(|session| session.live()),
+            order: self.processor.order(),
+            fence: self.fence.map(|fence| fence.epoch),
+        }
+    }
+
+    /// Reports to every agent when something changed since the last time.
+    pub(super) fn tell_report(&mut self) {
+        let report = self.report();
+        if self.told.as_ref() == Some(&report) {
+            return;
+        }
+        for link in self.environment.registry.links() {
+            link.tell(CentralMessage::Gateway(report.clone()));
+        }
+        self.told = Some(report);
+    }
+
+    /// Remembers something for the event log, in the words people will read.
+    pub(super) fn note(&mut self, code: &'static str, text: String) {
+        let sender = SENDER.to_owned();
+        self.remember(NewEvent { code, severity: severity(code), text, sender });
+    }
+
+    /// The same, with the Process Server it is about as the sender.
+    pub(super) fn note_of(&mut self, server: &Name, code: &'static str, text: String) {
+        self.remember(NewEvent { code, severity: severity(code), text, sender: server.to_string() });
+    }
+
+    fn remember(&mut self, event: NewEvent) {
+        tracing::info!(environment = %self.environment.name, code = event.code, "{}", event.text);
+        self.pending_events.push_back(event);
+    }
+
+    pub(super) async fn write_events(&mut self) {
+        while let Some(event) = self.pending_events.pop_front() {
+            let code = event.code;
+            if let Err(error) = self.rooms.events.append(event, OffsetDateTime::now_utc()).await {
+                tracing::error!(%error, code, "An event could not be recorded");
+            }
+        }
+    }
+
+    pub(super) fn show(&mut self) {
+        let state = self.processor.state();
+        if self.view.borrow().state != state {
+            self.state_since = OffsetDateTime::now_utc();
+        }
+        let view = self.build_view(state);
+        self.view.send_replace(Arc::new(view));
+    }
+
+    fn build_view(&mut self, state: GatewayState) -> GatewayView {
+        let configured = self.configured();
+        let live = self.session.as_ref().filter(|session| session.live().is_some());
+        let group_exists = self.record.group.is_some();
+        let candidates = self
+            .servers
+            .values()
+            .filter(|server| server.candidate)
+            .map(|server| {
+                let node = self.record.seat_of(server.agent).map(|seat| seat.node);
+                CandidateView {
+                    name: server.name.clone(),
+                    agent: server.agent,
+                    node,
+                    connected: self.environment.registry.link(server.agent).is_some(),
+                    configured: node.is_some_and(|node| configured.contains(&node)),
+                    active: live.is_some_and(|session| session.agent == server.agent),
+                    restart_required: server.restart_required(group_exists),
+                }
+            })
+            .collect();
+        let connected = self.environment.registry.links().into_iter().map(|link| {
+            let view = ConnectedView {
+                boot: link.boot,
+                since: link.since,
+                last_heard: link.last_heard(),
+                software: link.hello.software.clone(),
+                system: link.hello.system.clone(),
+                remote: link.remote,
+                report: link.report(),
+            };
+            (link.agent, view)
+        });
+        let raft = self.raft_view();
+        GatewayView {
+            state,
+            since: self.state_since,
+            active: live.map(|session| session.name.clone()),
+            fence: self.fence.map(|fence| fence.epoch),
+            candidates,
+            attempt: self.processor.attempt().and_then(|(node, until)| {
+                let candidate = self.name_of(node)?;
+                let left = until.saturating_duration_since(Instant::now());
+                Some(AttemptView { candidate, until: OffsetDateTime::now_utc() + left })
+            }),
+            event_raised: self.policy.is_raised(),
+            last_switch: self.last_switch.clone(),
+            connected: connected.collect(),
+            can_lose: raft.as_ref().map(can_lose),
+            raft,
+            streams: live.map_or(0, |session| session.tunnel.stats().streams),
+        }
+    }
+
+    fn raft_view(&self) -> Option<RaftView> {
+        let witness = self.environment.witness()?;
+        let members = witness.group.members().borrow().clone();
+        let claim = *witness.group.claims().borrow();
+        let group = self.record.group.as_ref()?;
+        Some(RaftView {
+            generation: witness.seat.group,
+            witness: witness.seat.node,
+            leader: witness.group.leadership().borrow().leader,
+            voters: members.voters.iter().copied().collect(),
+            learners: members.learners.iter().copied().collect(),
+            last_applied: members.last_applied,
+            last_claim: claim.map(|c| ClaimView { epoch: c.epoch, node: c.node, boot: c.boot }),
+            seats: group
+                .seats
+                .iter()
+                .filter_map(|seated| {
+                    let name = self.servers.get(&seated.agent)?.name.clone();
+                    Some(SeatView { name, seat: proto::hello::Seat { group: witness.seat.group, node: seated.node } })
+                })
+                .collect(),
+        })
+    }
+}
+
+/// How many voters may be lost while a majority of all of them is left.
+fn can_lose(raft: &RaftView) -> usize {
+    raft.voters.len().saturating_sub(1) / 2
+}
+
+fn severity(code: &str) -> Severity {
+    match code {
+        "gateway_down" | "event_raised" => Severity::Error,
+        "tunnel_lost" | "candidate_given_up" | "switch_failed" | "agent_disconnected" => Severity::Warning,
+        _ => Severity::Info,
+    }
+}
