@@ -24,11 +24,19 @@ pub enum AgentMessage {
     RaftCall(RaftCall),
     RaftReply(RaftReply),
     /// "Does a tunnel live?" Central pings it at once and answers with [`CentralMessage::Gateway`].
-    AskGateway { id: u64 },
+    AskGateway {
+        id: u64,
+    },
     /// What this agent is at present; sent on every change.
     Report(AgentReport),
+    /// The answer to [`CentralMessage::Probe`]: this boot is alive.
+    Present {
+        id: u64,
+    },
     /// The seat was left: its Raft state is gone.
-    SeatLeft { seat: Seat },
+    SeatLeft {
+        seat: Seat,
+    },
 }
 
 /// What central says.
@@ -43,9 +51,17 @@ pub enum CentralMessage {
     Roster(Roster),
     Gateway(GatewayReport),
     /// The socket of this node's agent was closed: a hint to elect without waiting.
-    PeerGone { node: NodeId },
+    PeerGone {
+        node: NodeId,
+    },
+    /// Another boot of this agent wants its place: answer at once if you live.
+    Probe {
+        id: u64,
+    },
     /// Restart this process, as an administrator asked.
-    Restart { id: u64 },
+    Restart {
+        id: u64,
+    },
 }
 
 /// One Raft RPC under way. The body is `group`'s own encoding; nobody on the way reads it.

@@ -222,7 +222,10 @@ pub struct EnrollRequest {
 
 impl std::fmt::Debug for EnrollRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EnrollRequest").field("token", &"***").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("EnrollRequest")
+            .field("token", &"***")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

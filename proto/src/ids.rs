@@ -28,7 +28,9 @@ pub enum NameError {
     Empty,
     #[error("a name has at most {NAME_BYTES_MAX} bytes, this one has {0}")]
     TooLong(usize),
-    #[error("{0:?} is not allowed in a name: use letters, digits, '-', '_' and '.', beginning with a letter or digit")]
+    #[error(
+        "{0:?} is not allowed in a name: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
+    )]
     Character(char),
 }
 

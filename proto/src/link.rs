@@ -317,7 +317,10 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
-    use crate::{NodeId, control::{AgentMessage, CentralMessage}};
+    use crate::{
+        NodeId,
+        control::{AgentMessage, CentralMessage},
+    };
 
     const S: Duration = Duration::from_secs(1);
 

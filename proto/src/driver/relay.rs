@@ -44,8 +44,13 @@ const TURN_BYTES: usize = 256 * 1024;
 /// Relays until both directions have ended or one broke. Dropping it breaks both.
 ///
 /// On the agent nothing is written to the socket while the tunnel is silent; see [`TunnelStream::may_write`].
-pub async fn relay(tcp: TcpStream, stream: TunnelStream) -> RelayEnd {
-    let mut socket = Socket { tcp, finished: false };
+pub fn relay(tcp: TcpStream, stream: TunnelStream) -> impl Future<Output = RelayEnd> + Send {
+    // Made before the first poll: a relay that is dropped unpolled must look broken, too.
+    let socket = Socket { tcp, finished: false };
+    both_ways(socket, stream)
+}
+
+async fn both_ways(mut socket: Socket, stream: TunnelStream) -> RelayEnd {
     let (mut sent_bytes, mut received_bytes) = (0, 0);
     let result = {
         let (read, write) = socket.tcp.split();
