@@ -267,7 +267,7 @@ impl World {
         let (id, start, broken, finished) =
             (model.id, model.ends[side].written, model.broken, model.ends[side].finished);
         let bytes = pattern(id, side, start, len);
-        let result = if len % 2 == 0 {
+        let result = if len.is_multiple_of(2) {
             self.muxes[side].write(id, &bytes)
         } else {
             self.muxes[side].write_bytes(id, &mut bytes.into())

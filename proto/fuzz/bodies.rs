@@ -1,0 +1,193 @@
+//! What the fuzz targets do with their bytes. Also run over the committed corpus by an ordinary test
+//! (`proto/tests/corpus.rs`), so each is compiled into several programs that use only a part.
+#![allow(dead_code, reason = "each program uses a part")]
+#![allow(clippy::expect_used, reason = "a panic is how a fuzz target says that something is wrong")]
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use proto::frame::Frame;
+use proto::mux::{
+    Limits, Mux, MuxEvent, Open, ReadOutcome, Reset, ResetCode, Side, StreamError, StreamId, Transport,
+};
+
+/// Bytes from a hostile peer: what can be read must be written the same, and a mux must survive it.
+pub(crate) fn frame(data: &[u8]) {
+    let mut message = Bytes::copy_from_slice(data);
+    let mut muxes = [Side::Central, Side::Agent].map(|side| Some(Mux::new(side, limits())));
+    let mut now = Instant::now();
+    loop {
+        let before = message.clone();
+        let Ok(frame) = Frame::decode(&mut message) else { return };
+        let mut again = BytesMut::new();
+        frame.encode(&mut again);
+        assert_eq!(again, before[..before.len() - message.len()]);
+
+        now += Duration::from_millis(1);
+        for slot in &mut muxes {
+            let Some(mux) = slot else { continue };
+            let stream = frame.stream;
+            if mux.handle_frame(frame.clone(), now).is_err() {
+                *slot = None;
+                continue;
+            }
+            let _ = mux.accept(stream);
+            let _ = mux.write(stream, b"answer");
+            let _ = mux.read(stream, 100);
+            while mux.poll_transmit().is_some() {}
+            assert!(mux.held_bytes() <= HELD_MAX_BYTES);
+        }
+    }
+}
+
+/// Deeds of two correct ends and of the line between them: nothing may be lost, doubled or out of order. One byte
+/// says what is done, the next ones to what.
+pub(crate) fn mux(data: &[u8]) {
+    let mut world = World::new();
+    let mut deeds = data.iter().copied();
+    while let Some(deed) = deeds.next() {
+        let on = deeds.next().unwrap_or(0);
+        let amount = usize::from(deeds.next().unwrap_or(0));
+        world.act(deed, usize::from(on & 1), usize::from(on >> 1), amount * amount);
+    }
+}
+
+struct World {
+    muxes: [Mux; 2],
+    wires: [VecDeque<Frame>; 2],
+    streams: Vec<StreamId>,
+    /// Bytes written and read at each end of each stream, and whether it may have been broken.
+    written: HashMap<(StreamId, usize), usize>,
+    read: HashMap<(StreamId, usize), usize>,
+    finished: HashMap<(StreamId, usize), bool>,
+    broken: HashMap<StreamId, bool>,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            muxes: [Side::Central, Side::Agent].map(|side| Mux::new(side, limits())),
+            wires: Default::default(),
+            streams: Vec::new(),
+            written: HashMap::new(),
+            read: HashMap::new(),
+            finished: HashMap::new(),
+            broken: HashMap::new(),
+            now: Instant::now(),
+        }
+    }
+
+    fn act(&mut self, deed: u8, side: usize, which: usize, amount: usize) {
+        let stream = self.streams.get(which % self.streams.len().max(1)).copied().unwrap_or(StreamId(1));
+        let reset = Reset::new(ResetCode::CANCELLED, "deed");
+        let mux = &mut self.muxes[side];
+        match deed % 12 {
+            0 if self.streams.len() < 7 => {
+                let open = Open::new(Transport::Tcp, "x", "", 1, [0; 16]).expect("a plain name");
+                if let Ok(id) = mux.open(open, Bytes::new()) {
+                    self.streams.push(id);
+                }
+            }
+            1 => {
+                let _ = mux.accept(stream);
+            }
+            2 | 3 => {
+                let start = self.written.entry((stream, side)).or_default();
+                if let Ok(len) = mux.write(stream, &pattern(stream, side, *start, amount)) {
+                    *start += len;
+                }
+            }
+            4 if mux.finish(stream).is_ok() => {
+                self.finished.insert((stream, side), true);
+            }
+            5 | 6 => self.read(side, stream, amount + 1),
+            7 if amount.is_multiple_of(5) => {
+                self.broken.insert(stream, true);
+                mux.reset(stream, reset);
+            }
+            7 if amount % 5 == 1 => {
+                self.broken.insert(stream, true);
+                mux.release(stream);
+            }
+            8 => {
+                mux.ping(self.now);
+            }
+            9 => {
+                for _ in 0..=amount {
+                    let Some(frame) = mux.poll_transmit() else { break };
+                    self.wires[side].push_back(frame);
+                }
+            }
+            10 => {
+                for _ in 0..=amount {
+                    let Some(frame) = self.wires[1 - side].pop_front() else { break };
+                    self.muxes[side].handle_frame(frame, self.now).expect("both ends are correct");
+                }
+                while let Some(event) = self.muxes[side].poll_event() {
+                    if let MuxEvent::Incoming(id) = event {
+                        assert!(self.streams.contains(&id));
+                    }
+                }
+            }
+            11 if amount < 1000 => {
+                self.now += Duration::from_micros(amount as u64 * 50);
+                self.muxes.iter_mut().for_each(|mux| mux.handle_timeout(self.now));
+            }
+            11 => self.cut(),
+            _ => {}
+        }
+        for mux in &self.muxes {
+            assert!(mux.held_bytes() <= HELD_MAX_BYTES, "{}", mux.held_bytes());
+        }
+    }
+
+    fn read(&mut self, side: usize, stream: StreamId, max: usize) {
+        let start = self.read.entry((stream, side)).or_default();
+        let written = self.written.get(&(stream, 1 - side)).copied().unwrap_or_default();
+        match self.muxes[side].read(stream, max) {
+            Ok(ReadOutcome::Bytes(bytes)) => {
+                assert_eq!(bytes, pattern(stream, 1 - side, *start, bytes.len()));
+                *start += bytes.len();
+                assert!(*start <= written, "bytes from nowhere");
+            }
+            Ok(ReadOutcome::End) => {
+                assert!(self.finished.contains_key(&(stream, 1 - side)), "an end nobody meant");
+                assert_eq!(*start, written, "an end before the end");
+            }
+            Ok(ReadOutcome::Nothing) | Err(StreamError::Unknown(_)) => {}
+            Err(error) => assert!(self.broken.contains_key(&stream), "{error}"),
+        }
+    }
+
+    fn cut(&mut self) {
+        self.wires = Default::default();
+        self.muxes.iter_mut().for_each(Mux::detach);
+        let received = [0, 1].map(|side: usize| self.muxes[side].received_through());
+        self.muxes[0].reattach(received[1]).expect("the peer tells the truth");
+        self.muxes[1].reattach(received[0]).expect("the peer tells the truth");
+    }
+}
+
+const HELD_MAX_BYTES: usize = 3 * 1024 * 1024;
+
+fn limits() -> Limits {
+    Limits {
+        stream_window_bytes: 20 * 1024,
+        stream_window_max_bytes: 64 * 1024,
+        tunnel_window_bytes: 1024 * 1024,
+        unsent_bytes: 256 * 1024,
+        unacknowledged_bytes: 256 * 1024,
+        unacknowledged_frames: 64,
+        streams: 8,
+        frame_bytes: 5000,
+        ..Limits::default()
+    }
+}
+
+fn pattern(id: StreamId, side: usize, start: usize, len: usize) -> Vec<u8> {
+    (start..start + len)
+        .map(|n| ((n % 251) as u8) ^ (id.0 as u8).wrapping_mul(37) ^ (side as u8 * 0x80))
+        .collect()
+}
