@@ -293,7 +293,7 @@ mod tests {
             ("[log]\n  format = \"xml\"", "agent.toml:2:12", "expected"),
             ("[log]\nlevel = \"loud=very\"", "agent.toml:2:9", "no log filter"),
             ("[peers]\nadvertise = [\"gw\"]", "agent.toml:2:13", "HOST:PORT"),
-            ("[peers]\napproved = [\"12\"]", "agent.toml:2:13", "64 hexadecimal digits"),
+            ("[peers]\napproved = [\"12\"]", "agent.toml:2:12", "64 hexadecimal digits"),
             ("allow_lists = \"x\"", "agent.toml:1:1", "did you mean 'allow_list'?"),
             ("allow_list = \"x\"\n[[allow]]\nhost = \"a\"\nports = 1", "agent.toml:1:14", "keep one"),
             ("[[allow]]\nhost = \"127.1\"\nports = 1", "agent.toml:2:8", "127.1"),

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Identity;
+use super::{Identity, tls::in_words};
 use crate::dialer::dial::{TcpConnector, fail_fast, race};
 
 /// Resolving, connecting and the TLS handshake, all addresses together.
@@ -175,7 +175,7 @@ pub(crate) async fn connect(
         .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
     match timeout_at(deadline, TlsConnector::from(tls).connect(name, socket)).await {
         Err(_) => Err(timed_out()),
-        Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source }),
+        Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source: in_words(source) }),
         Ok(Ok(stream)) => Ok(stream),
     }
 }

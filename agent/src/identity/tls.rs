@@ -3,7 +3,7 @@
 //! The operating system's trust store is never asked: whoever can put a CA into it (an
 //! inspecting proxy, for one) could otherwise stand between agent and central.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
@@ -65,6 +65,32 @@ fn finish(mut config: ClientConfig) -> ClientConfig {
     // A resumed session skips the certificate check, and connections here live for days.
     config.resumption = Resumption::disabled();
     config
+}
+
+/// A handshake's error in words for an operator: what our own checks said instead of the
+/// library's wrapping of it, and what to do about the usual mistakes.
+pub fn in_words(error: io::Error) -> io::Error {
+    let kind = error.kind();
+    let words = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(problem)) => match problem {
+            CertificateError::Other(OtherError(ours)) => ours.to_string(),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired, or this host's clock is ahead".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet: this host's clock is behind".to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("its certificate is for another name: {problem}")
+            }
+            problem => format!("its certificate is refused: {problem}"),
+        },
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the other side refused this agent's certificate or TLS ({alert:?})")
+        }
+        _ => return error,
+    };
+    io::Error::new(kind, words)
 }
 
 /// webpki's verdict; a wrong CA is told as which CA was presented and which is pinned.

@@ -10,7 +10,10 @@ use std::{
     io,
     net::SocketAddr,
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,7 @@ use crate::{
         dial::{TcpConnector, fail_fast, race},
     },
     explain::explain,
+    identity::tls,
 };
 
 /// Resolving, connecting and the handshake. Peers are neighbours; a longer wait only delays the
@@ -67,8 +71,10 @@ pub(super) struct Outgoing {
 /// A handle on the task that keeps the connection to one peer.
 #[derive(Clone)]
 pub(super) struct Link {
-    queue: mpsc::Sender<Outgoing>,
+    /// `None` asks for a connection and nothing else.
+    queue: mpsc::Sender<Option<Outgoing>>,
     entry: Arc<watch::Sender<RosterEntry>>,
+    connected: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -76,17 +82,22 @@ impl Link {
     pub(super) fn start(entry: RosterEntry, shared: Arc<Shared>) -> Self {
         let (queue, calls) = mpsc::channel(QUEUE_MAX);
         let (entry, peer) = watch::channel(entry);
+        let connected = Arc::<AtomicBool>::default();
         let stop = shared.stop.clone();
-        let keeper = Keeper { calls, peer, shared: shared.clone() };
+        let keeper = Keeper { calls, peer, connected: connected.clone(), shared: shared.clone() };
         // Dropping the keeper at a stop is safe: callers see their answer's channel close.
         shared.tasks.spawn(async move {
             stop.run_until_cancelled(keeper.run()).await;
         });
-        Self { queue, entry: Arc::new(entry) }
+        Self { queue, entry: Arc::new(entry), connected }
     }
 
     pub(super) fn is_alive(&self) -> bool {
         !self.queue.is_closed()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// The peer may have moved to another address.
@@ -100,14 +111,18 @@ impl Link {
         });
     }
 
-    pub(super) fn send(&self, call: Outgoing) -> Result<(), mpsc::error::TrySendError<Outgoing>> {
-        self.queue.try_send(call)
+    pub(super) fn send(&self, call: Option<Outgoing>) -> Result<(), QueueFull> {
+        self.queue.try_send(call).map_err(|_| QueueFull)
     }
 }
 
+/// More calls wait for this peer than make sense.
+pub(super) struct QueueFull;
+
 struct Keeper {
-    calls: mpsc::Receiver<Outgoing>,
+    calls: mpsc::Receiver<Option<Outgoing>>,
     peer: watch::Receiver<RosterEntry>,
+    connected: Arc<AtomicBool>,
     shared: Arc<Shared>,
 }
 
@@ -118,7 +133,9 @@ impl Keeper {
             let peer = self.peer.borrow().clone();
             let problem = match self.connect(&peer).await {
                 Ok(stream) => {
+                    self.connected.store(true, Ordering::Relaxed);
                     let (heard, ended) = self.converse(stream, first, &peer).await;
+                    self.connected.store(false, Ordering::Relaxed);
                     debug!(peer = %peer.name, ended, "Connection to peer ended");
                     if heard {
                         backoff.reset();
@@ -130,7 +147,9 @@ impl Keeper {
                 }
                 Err(error) => {
                     let problem = explain(&error);
-                    first.fail(&peer.name, &problem);
+                    if let Some(first) = first {
+                        first.fail(&peer.name, &problem);
+                    }
                     problem
                 }
             };
@@ -139,7 +158,7 @@ impl Keeper {
     }
 
     /// The next call; `None` when this peer left the roster and nobody has called it for long.
-    async fn next_call(&mut self) -> Option<Outgoing> {
+    async fn next_call(&mut self) -> Option<Option<Outgoing>> {
         loop {
             match timeout(FORGET_AFTER, self.calls.recv()).await {
                 Ok(call) => return call,
@@ -164,7 +183,8 @@ impl Keeper {
             tokio::select! {
                 () = &mut end => return,
                 call = self.calls.recv() => match call {
-                    Some(call) => call.fail(peer, problem),
+                    Some(Some(call)) => call.fail(peer, problem),
+                    Some(None) => {}
                     None => return,
                 }
             }
@@ -175,13 +195,15 @@ impl Keeper {
         let (agent, fingerprint) = (peer.agent, peer.fingerprint);
         let identity = self.shared.identity.borrow().clone();
         let expected = Arc::new(move |a, f| (a, f) == (agent, fingerprint));
-        let tls = verify::client_config(&identity, expected).map_err(io::Error::other)?;
+        let config = Arc::new(verify::client_config(&identity, expected).map_err(io::Error::other)?);
         let attempt = async {
             let addrs = self.addresses(peer).await?;
             let (socket, addr) = race(&addrs, &TcpConnector).await?;
             fail_fast(&socket, SILENCE_MAX)?;
-            let stream =
-                TlsConnector::from(Arc::new(tls)).connect(ServerName::from(addr.ip()), socket).await?;
+            let stream = TlsConnector::from(config)
+                .connect(ServerName::from(addr.ip()), socket)
+                .await
+                .map_err(tls::in_words)?;
             if stream.get_ref().1.alpn_protocol() != Some(verify::ALPN) {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -222,7 +244,7 @@ impl Keeper {
     async fn converse(
         &mut self,
         stream: TlsStream<TcpStream>,
-        first: Outgoing,
+        first: Option<Outgoing>,
         peer: &RosterEntry,
     ) -> (bool, String) {
         let (from_peer, to_peer) = tokio::io::split(stream);
@@ -287,15 +309,15 @@ async fn hear(mut from: impl AsyncRead + Unpin, waiting: &Waiting, peer: &Name) 
 
 async fn say(
     mut to: impl AsyncWrite + Unpin,
-    first: Outgoing,
-    calls: &mut mpsc::Receiver<Outgoing>,
+    first: Option<Outgoing>,
+    calls: &mut mpsc::Receiver<Option<Outgoing>>,
     waiting: &Waiting,
 ) -> String {
     let mut next = Some(first);
     let mut id = 0;
     while let Some(call) = next {
         // A caller that stopped waiting while we connected wants nothing sent any more.
-        if !call.answer.is_closed() {
+        if let Some(call) = call.filter(|call| !call.answer.is_closed()) {
             id += 1;
             if let ControlFlow::Break(ended) = say_one(&mut to, id, call, waiting).await {
                 return ended;

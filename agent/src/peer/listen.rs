@@ -31,7 +31,7 @@ use super::{PeerHandler, Shared, verify, wire};
 use crate::{
     dialer::{dial::fail_fast, own_address::local_address_towards},
     explain::explain,
-    identity::{Identity, certificate::AgentCertificate},
+    identity::{Identity, certificate::AgentCertificate, tls},
 };
 
 /// From the accepted socket to the proven peer.
@@ -48,56 +48,41 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Unacknowledged answers end a connection after this long.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 
-/// Accepts peers for as long as it runs.
-pub struct PeerListener {
-    listener: TcpListener,
-    shared: Arc<Shared>,
-}
-
-impl PeerListener {
-    pub(super) fn new(listener: TcpListener, shared: Arc<Shared>) -> Self {
-        Self { listener, shared }
-    }
-
-    /// Serves peers until `stop`, then closes every connection, those of calls included.
-    ///
-    /// Never ends by itself: accept errors are logged and waited out.
-    pub async fn run(self, handler: Arc<dyn PeerHandler>, stop: CancellationToken) {
-        let door = Arc::new(Door {
-            shared: self.shared.clone(),
-            handler,
-            tls: Mutex::default(),
-            knocking: Mutex::default(),
-            seated: Mutex::default(),
-        });
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        let mut guests = JoinSet::new();
-        let mut serial = 0;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some(_) = guests.join_next() => {}
-                accepted = self.listener.accept() => match accepted {
-                    Ok((socket, from)) => {
-                        // With all places taken the stranger is let go, not queued.
-                        let Ok(permit) = handshakes.clone().try_acquire_owned() else { continue };
-                        let Some(knock) = Knock::at(&door, from.ip()) else { continue };
-                        serial += 1;
-                        guests.spawn(door.clone().serve(socket, from, permit, knock, serial));
-                    }
-                    Err(error) => {
-                        // Out of descriptors, most likely: turning in circles would not help.
-                        warn!(%error, "Cannot accept peers at the moment");
-                        sleep(Duration::from_millis(200)).await;
-                    }
+/// Accepts peers until the stop. Accept errors are logged and waited out.
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>, handler: Arc<dyn PeerHandler>) {
+    let stop = shared.stop.clone();
+    let door = Arc::new(Door {
+        shared,
+        handler,
+        tls: Mutex::default(),
+        knocking: Mutex::default(),
+        seated: Mutex::default(),
+    });
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    // Dropped at the stop, and every connection with it.
+    let mut guests = JoinSet::new();
+    let mut serial = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = guests.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((socket, from)) => {
+                    // With all places taken the stranger is let go, not queued.
+                    let Ok(permit) = handshakes.clone().try_acquire_owned() else { continue };
+                    let Some(knock) = Knock::at(&door, from.ip()) else { continue };
+                    serial += 1;
+                    guests.spawn(door.clone().serve(socket, from, permit, knock, serial));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: turning in circles would not help.
+                    warn!(%error, "Cannot accept peers at the moment");
+                    sleep(Duration::from_millis(200)).await;
                 }
             }
         }
-        guests.shutdown().await;
-        self.shared.stop.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
     }
+    guests.shutdown().await;
 }
 
 /// What every accepted connection needs.
@@ -166,8 +151,8 @@ impl Door {
     async fn prove(&self, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, AgentCertificate)> {
         socket.set_nodelay(true)?;
         fail_fast(&socket, UNACKNOWLEDGED_MAX)?;
-        let tls = self.tls().map_err(io::Error::other)?;
-        let stream = TlsAcceptor::from(tls).accept(socket).await?;
+        let config = self.tls().map_err(io::Error::other)?;
+        let stream = TlsAcceptor::from(config).accept(socket).await.map_err(tls::in_words)?;
         let session = stream.get_ref().1;
         if session.alpn_protocol() != Some(verify::ALPN) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak the peer protocol"));

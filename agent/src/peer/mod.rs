@@ -1,7 +1,7 @@
 //! The direct way between agents of one network: Raft calls over mutual TLS 1.3.
 //!
 //! ```text
-//!   PeerNet::call ──► Link (one kept connection per peer) ══TLS══► PeerListener ──► PeerHandler
+//!   PeerNet::call ──► Link (one kept connection per peer) ══TLS══► accept ──► PeerHandler
 //! ```
 //!
 //! A pair of agents has up to two connections, one for each direction of calling. When one that
@@ -19,7 +19,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,13 +28,19 @@ use proto::{AgentId, Fingerprint, Name, NodeId, control::RosterEntry};
 use serde_json::value::RawValue;
 use tokio::{
     net::TcpListener,
-    sync::{broadcast, oneshot, watch},
+    sync::{
+        broadcast::{self, error::RecvError},
+        oneshot, watch,
+    },
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use self::call::{Link, Outgoing};
-pub use self::listen::{PeerListener, own_addresses};
-use crate::identity::Identity;
+pub use self::listen::own_addresses;
+use crate::{config::Peers, identity::Identity};
 
 /// Peers this agent calls at the same time; a group is far smaller.
 const LINKS_MAX: usize = 64;
@@ -60,10 +66,13 @@ pub trait PeerHandler: Send + Sync + 'static {
     ) -> Result<Box<RawValue>, String>;
 }
 
-/// Calls peers. Cheap to clone; all clones share the connections.
+/// Calls peers and is called by them. Cheap to clone; all clones share the connections, and
+/// dropping the last one closes them.
 #[derive(Clone)]
 pub struct PeerNet {
     shared: Arc<Shared>,
+    advertise: Arc<[String]>,
+    _stop: Arc<DropGuard>,
 }
 
 struct Shared {
@@ -74,6 +83,31 @@ struct Shared {
     closed: broadcast::Sender<AgentId>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Agents whose connection in use just broke; see [`PeerNet::closed`].
+pub struct ClosedPeers(broadcast::Receiver<AgentId>);
+
+impl ClosedPeers {
+    /// The next one; `None` when the [`PeerNet`] is gone. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<AgentId> {
+        loop {
+            match self.0.recv().await {
+                Ok(agent) => return Some(agent),
+                // Hints, not records: whoever fell behind goes on with the newer ones.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Why peers cannot be listened for.
+#[derive(Debug, thiserror::Error)]
+#[error("the peers' address {addr} cannot be bound; set another as peers.listen in agent.toml")]
+pub struct ListenError {
+    addr: SocketAddr,
+    source: io::Error,
 }
 
 /// Why a call brought no answer.
@@ -92,27 +126,41 @@ pub enum PeerCallError {
     Refused { peer: Name, problem: String },
 }
 
+impl PeerCallError {
+    /// Whether the peer may still be working on the call.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
 impl PeerNet {
-    /// Binds the address peers connect to. Nothing is accepted until the listener runs.
+    /// Binds the address peers connect to and begins to answer them.
     ///
-    /// Loopback addresses of peers are called only when `bind` is on loopback itself: no roster
-    /// can make a real agent knock at its own host's services.
+    /// Loopback addresses of peers are called only when ours is on loopback itself: no roster can
+    /// make a real agent knock at its own host's services.
     pub async fn listen(
-        bind: SocketAddr,
+        peers: &Peers,
         identity: watch::Receiver<Arc<Identity>>,
         roster: RosterWatch,
-    ) -> io::Result<(Self, PeerListener)> {
-        let listener = TcpListener::bind(bind).await?;
+        handler: Arc<dyn PeerHandler>,
+    ) -> Result<Self, ListenError> {
+        let failed = |source| ListenError { addr: peers.listen, source };
+        let listener = TcpListener::bind(peers.listen).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        let advertise =
+            if peers.advertise.is_empty() { own_addresses(local_addr) } else { peers.advertise.clone() };
+        let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            local_addr: listener.local_addr()?,
+            local_addr,
             identity,
             roster,
             links: Mutex::default(),
             closed: broadcast::channel(CLOSED_HINTS).0,
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop: stop.clone(),
         });
-        Ok((Self { shared: shared.clone() }, PeerListener::new(listener, shared)))
+        shared.tasks.spawn(listen::accept(listener, shared.clone(), handler));
+        Ok(Self { shared, advertise: advertise.into(), _stop: Arc::new(stop.drop_guard()) })
     }
 
     /// The address bound, with the port the system chose.
@@ -120,9 +168,27 @@ impl PeerNet {
         self.shared.local_addr
     }
 
-    /// Agents whose connection in use just broke.
-    pub fn closed(&self) -> broadcast::Receiver<AgentId> {
-        self.shared.closed.subscribe()
+    /// Where peers are told to connect, `HOST:PORT`, best first.
+    pub fn advertised(&self) -> Vec<String> {
+        self.advertise.to_vec()
+    }
+
+    /// Tells of peers whose connection in use breaks from now on.
+    pub fn closed(&self) -> ClosedPeers {
+        ClosedPeers(self.shared.closed.subscribe())
+    }
+
+    /// Whether a call to this peer would find a connection.
+    pub fn is_connected(&self, entry: &RosterEntry) -> bool {
+        self.links().get(&entry.fingerprint).is_some_and(Link::is_connected)
+    }
+
+    /// Asks for a connection to this peer without waiting for it.
+    pub fn connect(&self, entry: &RosterEntry) {
+        // A full queue is on its way to connecting anyway.
+        if let Ok(link) = self.link(entry) {
+            let _ = link.send(None);
+        }
     }
 
     /// Calls a peer's node and waits for its answer, at most `ttl`.
@@ -134,13 +200,13 @@ impl PeerNet {
         entry: &RosterEntry,
         group: u64,
         from: NodeId,
-        body: Box<RawValue>,
+        body: &RawValue,
         ttl: Duration,
     ) -> Result<Box<RawValue>, PeerCallError> {
         let (answer, answered) = oneshot::channel();
         let peer = || entry.name.clone();
-        let call = Outgoing { group, from, to: entry.node, body, ttl, answer };
-        self.link(entry)?.send(call).map_err(|_| PeerCallError::Busy { peer: peer() })?;
+        let call = Outgoing { group, from, to: entry.node, body: body.to_owned(), ttl, answer };
+        self.link(entry)?.send(Some(call)).map_err(|_| PeerCallError::Busy { peer: peer() })?;
         match tokio::time::timeout(ttl, answered).await {
             Err(_) => Err(PeerCallError::TimedOut { peer: peer(), ttl }),
             Ok(Err(_)) => Err(PeerCallError::Closed { peer: peer() }),
@@ -148,9 +214,16 @@ impl PeerNet {
         }
     }
 
+    /// Closes every connection and waits until their tasks have ended.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
     /// The connection to this peer's key, made at the first call.
     fn link(&self, entry: &RosterEntry) -> Result<Link, PeerCallError> {
-        let mut links = self.shared.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
         links.retain(|_, link| link.is_alive());
         if let Some(link) = links.get(&entry.fingerprint) {
             link.update(entry);
@@ -162,6 +235,10 @@ impl PeerNet {
         let link = Link::start(entry.clone(), self.shared.clone());
         links.insert(entry.fingerprint, link.clone());
         Ok(link)
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<Fingerprint, Link>> {
+        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,6 +27,17 @@ async fn a_hundred_calls_at_once_each_get_their_own_answer() {
 }
 
 #[tokio::test]
+async fn a_connection_may_be_asked_for_before_the_first_call() {
+    let pair = Pair::of(&TestCa::new("acme")).await;
+    assert!(!pair.alice.net.is_connected(&pair.alice.peer));
+
+    pair.alice.net.connect(&pair.alice.peer);
+
+    until(async || pair.alice.net.is_connected(&pair.alice.peer)).await;
+    pair.alice.call("1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_peer_with_an_unexpected_key_is_not_called() {
     let pair = Pair::of(&TestCa::new("acme")).await;
     let mut impostor = pair.alice.clone();
@@ -91,7 +102,7 @@ async fn a_peer_that_dies_is_noticed_on_both_ends_of_calling() {
     pair.bob.knows(&pair.alice_agent).call("1").await.unwrap();
     let mut hints = pair.alice.net.closed();
 
-    pair.bob.stop.cancel();
+    pair.bob.net.stop().await;
 
     // One for the connection Alice made, one for the connection she accepted.
     for _ in 0..2 {
@@ -106,9 +117,8 @@ async fn a_peer_that_comes_back_is_reached_again() {
     pair.alice.call("1").await.unwrap();
     let mut hints = pair.alice.net.closed();
     let bind = pair.bob.net.local_addr();
-    pair.bob.stop.cancel();
+    pair.bob.net.stop().await;
     hints.recv().await.unwrap();
-    pair.bob.stopped().await;
 
     let again = Agent::start_at(bind, pair.bob.identity.clone(), 2).await;
     again.expect(&[&pair.alice_agent]);
@@ -190,8 +200,6 @@ struct Agent {
     node: NodeId,
     identity: Arc<Identity>,
     roster: watch::Sender<Arc<Vec<RosterEntry>>>,
-    stop: CancellationToken,
-    running: Mutex<Option<tokio::task::JoinHandle<()>>>,
     // A renewal would come through here.
     _identities: watch::Sender<Arc<Identity>>,
 }
@@ -204,18 +212,9 @@ impl Agent {
     async fn start_at(bind: SocketAddr, identity: Arc<Identity>, node: u64) -> Self {
         let (identities, identity_watch) = watch::channel(identity.clone());
         let (roster, roster_watch) = watch::channel(Arc::default());
-        let (net, listener) = PeerNet::listen(bind, identity_watch, roster_watch).await.unwrap();
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(listener.run(Arc::new(Echo), stop.clone()));
-        Self {
-            net,
-            node: NodeId(node),
-            identity,
-            roster,
-            stop,
-            running: Mutex::new(Some(running)),
-            _identities: identities,
-        }
+        let peers = Peers { listen: bind, advertise: Vec::new(), approved: None };
+        let net = PeerNet::listen(&peers, identity_watch, roster_watch, Arc::new(Echo)).await.unwrap();
+        Self { net, node: NodeId(node), identity, roster, _identities: identities }
     }
 
     fn entry(&self) -> RosterEntry {
@@ -224,7 +223,7 @@ impl Agent {
             agent: self.identity.agent,
             name: "peer".parse().unwrap(),
             fingerprint: self.identity.fingerprint,
-            peer_addrs: vec![self.net.local_addr().to_string()],
+            peer_addrs: self.net.advertised(),
         }
     }
 
@@ -234,11 +233,6 @@ impl Agent {
 
     fn knows(&self, peer: &Agent) -> Caller {
         Caller { net: self.net.clone(), node: self.node, peer: peer.entry() }
-    }
-
-    async fn stopped(&self) {
-        let running = self.running.lock().unwrap().take().unwrap();
-        running.await.unwrap();
     }
 }
 
@@ -256,7 +250,7 @@ impl Caller {
 
     async fn call_within(&self, body: &str, ttl: Duration) -> Result<Box<RawValue>, PeerCallError> {
         let body = RawValue::from_string(body.to_owned()).unwrap();
-        self.net.call(&self.peer, 7, self.node, body, ttl).await
+        self.net.call(&self.peer, 7, self.node, &body, ttl).await
     }
 }
 
