@@ -15,6 +15,8 @@
 //! A leader is not yet active: active is the node of the newest applied [`Claim`], and only while
 //! central's fence has admitted its epoch.
 
+#[cfg(test)]
+mod crashes;
 mod error;
 mod group;
 mod log;
