@@ -6,7 +6,6 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tracing::info;
 
 use super::{
     AppState,
@@ -72,7 +71,8 @@ pub(super) async fn create(
         return Err(Problem::forbidden(new.role, caller.role));
     }
     let (text, record) = state.api_tokens.create(&caller.environment, new.role, new.name, new.ttl).await?;
-    info!(id = record.id, role = %record.role, by = caller.token, "Made an API token");
+    let made = format!("API token {} with the role {} was made", record.id, record.role);
+    state.note(&caller, "api_token_made", made).await;
     Ok((StatusCode::CREATED, Answer(Created { token: text.reveal().to_owned(), about: record.into() })))
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn revoke(
         return Err(Problem::forbidden(token.role, caller.role));
     }
     state.api_tokens.revoke(&token).await?;
-    info!(id = token.id, by = caller.token, "Revoked an API token");
+    state.note(&caller, "api_token_revoked", format!("API token {} was revoked", token.id)).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -40,6 +40,9 @@ pub enum OpenFailure {
     /// The tunnel was lost while the stream was being opened.
     #[error("the tunnel through {via} was lost meanwhile")]
     TunnelLost { via: Name },
+    /// Central could not even ask.
+    #[error("{0}")]
+    Central(String),
 }
 
 /// The state of a destination's listener.

@@ -69,6 +69,8 @@ pub(super) async fn create(
     Json(spec): Json<Spec>,
 ) -> Result<(StatusCode, Answer<DestinationAnswer>), Problem> {
     let record = state.destinations(&caller).create(spec).await?;
+    let text = format!("Destination {} was added: {}", record.name, record.url);
+    state.note(&caller, "destination_added", text).await;
     Ok((StatusCode::CREATED, Answer(answer(&state, &caller, record))))
 }
 
@@ -89,6 +91,7 @@ pub(super) async fn change(
         input::from_value(merged)
     };
     let record = state.destinations(&caller).change(&name, patched).await?;
+    state.note(&caller, "destination_changed", format!("Destination {name} was changed")).await;
     Ok(Answer(answer(&state, &caller, record)))
 }
 
@@ -98,6 +101,7 @@ pub(super) async fn remove(
     Named(name): Named,
 ) -> Result<StatusCode, Problem> {
     state.destinations(&caller).remove(&name).await?;
+    state.note(&caller, "destination_removed", format!("Destination {name} was removed")).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -129,7 +133,7 @@ pub(super) async fn test(
         Ok(Err(failure)) => {
             let reason = failure.to_string();
             let via = match failure {
-                OpenFailure::NoTunnel => None,
+                OpenFailure::NoTunnel | OpenFailure::Central(_) => None,
                 OpenFailure::Refused { via, .. } | OpenFailure::TunnelLost { via } => Some(via),
             };
             not_reached(via, reason)

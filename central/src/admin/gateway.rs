@@ -80,7 +80,9 @@ pub(super) async fn switch(
     Json(request): Json<SwitchRequest>,
 ) -> Result<(StatusCode, Answer<GatewayAnswer>), Problem> {
     let gateway = state.gateway(&caller)?;
-    gateway.switch(request.to).await?;
+    gateway.switch(request.to.clone()).await?;
+    let to = request.to.map_or_else(|| "the next configured candidate".to_owned(), |name| name.to_string());
+    state.note(&caller, "switch_ordered", format!("A planned switch to {to} was ordered")).await;
     let view = gateway.view();
     Ok((StatusCode::ACCEPTED, Answer(GatewayAnswer::from(&*view))))
 }

@@ -96,7 +96,6 @@ fn wrong(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
 }
 
 /// The query string.
-#[expect(dead_code, reason = "the list of events, its first user, comes with the events room")]
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {

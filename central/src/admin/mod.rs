@@ -7,10 +7,13 @@
 //! Every answer is decided from the store's records and the gateway room's snapshots; this room
 //! keeps no state of its own.
 
+pub mod agents;
 mod api_tokens;
 mod authenticate;
 pub mod data_plane;
 mod destinations;
+mod enrollment_tokens;
+mod events;
 mod gateway;
 mod health;
 mod input;
@@ -27,13 +30,19 @@ pub mod token;
 
 use std::sync::Arc;
 
+pub use agents::{EnrolmentState, enrolment_routes};
 pub use data_plane::DataPlane;
 pub use rights::Role;
 pub use routes::router;
 pub use serve::serve;
 pub use token::ApiTokens;
 
+use time::OffsetDateTime;
+use tracing::warn;
+
 use crate::{
+    enrolment::Enrolment,
+    events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
     store::SharedStore,
 };
@@ -50,6 +59,9 @@ pub struct AppState {
     pub gateways: Gateways,
     pub data_plane: Arc<dyn DataPlane>,
     pub api_tokens: ApiTokens,
+    pub enrolment: Enrolment,
+    /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.
+    pub tunnel_url: Option<Arc<str>>,
     /// The address of the Environment's forwarding front door, shown on the active.
     pub ip_forwarder_url: Option<Arc<str>>,
 }
@@ -63,5 +75,15 @@ impl AppState {
                 format!("this central serves no Environment named {}", caller.environment),
             )
         })
+    }
+
+    /// Notes among the events what an administrator did. It is done already, so a store that cannot
+    /// take the note does not turn it into a failure.
+    async fn note(&self, caller: &Caller, code: &'static str, text: String) {
+        let event = NewEvent { code, severity: Severity::Info, text, sender: "administration".to_owned() };
+        let events = Events::new(self.store.clone(), &caller.environment);
+        if let Err(error) = events.append(event, OffsetDateTime::now_utc()).await {
+            warn!(%error, code, "An administrator's action could not be noted as an event");
+        }
     }
 }

@@ -82,6 +82,9 @@ pub(super) async fn change(
             let server = servers.mark(&name, candidate).await?;
             // The record is the truth: if the room cannot be told now it reads it when it can.
             state.gateway(&caller)?.reload().await?;
+            let (code, done) =
+                if candidate { ("candidate_marked", "marked") } else { ("candidate_unmarked", "unmarked") };
+            state.note(&caller, code, format!("{name} was {done} as Secure Gateway Candidate")).await;
             server
         }
         None => servers.find(&name).await?.ok_or_else(|| unknown(&name))?,
@@ -95,7 +98,8 @@ pub(super) async fn restart(
     Named(name): Named,
     Json(NoFields {}): Json<NoFields>,
 ) -> Result<StatusCode, Problem> {
-    state.gateway(&caller)?.restart(name).await?;
+    state.gateway(&caller)?.restart(name.clone()).await?;
+    state.note(&caller, "restart_ordered", format!("{name} was told to restart")).await;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -119,6 +123,7 @@ pub(super) async fn remove(
     }
     state.process_servers(&caller).remove(&name).await?;
     gateway.reload().await?;
+    state.note(&caller, "process_server_removed", format!("{name} was removed")).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

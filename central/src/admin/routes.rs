@@ -9,7 +9,8 @@ use axum::{
 };
 
 use super::{
-    API, AppState, api_tokens, authenticate, destinations, gateway, health, meta, page,
+    API, AppState, api_tokens, authenticate, destinations, enrollment_tokens, events, gateway, health, meta,
+    page,
     problem::Problem,
     process_servers, raft, request,
     rights::{
@@ -47,6 +48,8 @@ pub fn table() -> Vec<Route> {
         patch("/destinations/{name}", Administrator, destinations::change),
         delete("/destinations/{name}", Administrator, destinations::remove),
         post("/destinations/{name}/test", Operator, destinations::test),
+        post("/enrollment-tokens", CloudAdministrator, enrollment_tokens::create),
+        get("/events", Viewer, events::list),
         get("/raft", Viewer, raft::show),
         get("/api-tokens", Administrator, api_tokens::list),
         post("/api-tokens", Administrator, api_tokens::create),

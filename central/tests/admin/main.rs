@@ -1,7 +1,11 @@
 //! The REST API and `posternctl`, against a store, a gateway that keeps its promises in a few
 //! lines, and real TLS.
 
+#![expect(clippy::unwrap_used, reason = "tests may panic: that is how they fail")]
+
 mod destinations;
+mod enrolment;
+mod events;
 mod gateway;
 mod posternctl;
 mod process_servers;

@@ -7,9 +7,14 @@ use central::admin::{
     data_plane::{OpenFailure, Opened},
 };
 use serde_json::Value;
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 use crate::{
+    events::happen,
     server::Server,
     stage::{Stage, name},
 };
@@ -144,6 +149,24 @@ async fn raft_status_without_a_group_says_how_one_comes_to_be() {
     assert!(status.err.contains("No gateway group"), "{status:?}");
 }
 
+#[tokio::test]
+async fn a_follower_prints_what_was_and_what_comes() {
+    let world = World::start(Role::Viewer).await;
+    happen(&world.stage, 2).await;
+    let mut follower = world.command("events --follow").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = async || timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(next().await.contains("event 0"));
+    assert!(next().await.contains("event 1"));
+    happen(&world.stage, 1).await;
+    let third = next().await;
+    assert!(third.trim_start().starts_with('3') && third.contains("gateway_up"), "{third}");
+    follower.kill().await.unwrap();
+}
+
+/// A limit on waiting for what must happen; not a measure.
+const SOON: Duration = Duration::from_secs(60);
+
 /// An admin address, and a token in the environment.
 struct World {
     stage: Stage,
@@ -172,20 +195,24 @@ impl World {
 
     /// Runs `posternctl` with these words.
     async fn run(&self, words: &str) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_posternctl"))
+        let output = timeout(SOON, self.command(words).output()).await.unwrap().unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_posternctl"));
+        command
             .env_clear()
             .env("POSTERN_SERVER", format!("https://localhost:{}", self.server.address.port()))
             .env("POSTERN_TOKEN", &self.token)
             .env("POSTERN_CA_CERT", &self.ca)
             .args(words.split_whitespace())
             .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = timeout(Duration::from_secs(60), output).await.unwrap().unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+            .kill_on_drop(true);
+        command
     }
 }

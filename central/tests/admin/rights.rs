@@ -75,6 +75,7 @@ async fn only_a_cloud_administrator_marks_removes_and_lets_in() {
         [
             "DELETE /api/v1/process-servers/{name}",
             "PATCH /api/v1/process-servers/{name}",
+            "POST /api/v1/enrollment-tokens",
         ]
     );
 }

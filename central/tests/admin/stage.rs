@@ -16,6 +16,7 @@ use central::{
         self, ApiTokens, AppState, DataPlane, Role,
         data_plane::{Listening, OpenFailure, Opened},
     },
+    enrolment::{Ca, Enrolment},
     gateway::{
         Command, CommandError, Gateway, GatewayView, Gateways,
         view::{CandidateView, ConnectedView, GatewayState},
@@ -40,6 +41,8 @@ pub(crate) struct Stage {
     /// The orders the gateway was given, in words.
     pub(crate) orders: Arc<Mutex<Vec<String>>>,
     pub(crate) data_plane: Arc<ScriptedDataPlane>,
+    /// Goes with the stage.
+    _folder: tempfile::TempDir,
 }
 
 /// An answer of the API.
@@ -59,7 +62,9 @@ impl Reply {
 impl Stage {
     pub(crate) fn new() -> Self {
         let store: SharedStore = Arc::new(MemoryStore::default());
-        let view = watch::Sender::new(Arc::new(idle_view()));
+        let view = watch::Sender::new(Arc::new(GatewayView { since: THEN, ..GatewayView::idle() }));
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::open(folder.path(), &[], OffsetDateTime::now_utc()).unwrap();
         let (commands, inbox) = mpsc::channel(8);
         let orders = Arc::default();
         let servers = ProcessServers::new(store.clone(), &environment());
@@ -70,11 +75,13 @@ impl Stage {
             store: store.clone(),
             gateways: Gateways::new(BTreeMap::from([(environment(), gateway)])),
             data_plane: data_plane.clone(),
-            api_tokens: ApiTokens::new(store),
+            api_tokens: ApiTokens::new(store.clone()),
+            enrolment: Enrolment::new(store, Arc::new(ca)),
+            tunnel_url: Some("https://central.example:8444".into()),
             ip_forwarder_url: Some("socks5://central.example:1080".into()),
         };
         let router = admin::router(state.clone());
-        Self { state, router, view, orders, data_plane }
+        Self { state, router, view, orders, data_plane, _folder: folder }
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -223,23 +230,6 @@ fn candidate(record: &ProcessServer, view: &GatewayView) -> CandidateView {
         configured: connected,
         active: view.active.as_ref() == Some(&record.name),
         restart_required: false,
-    }
-}
-
-fn idle_view() -> GatewayView {
-    GatewayView {
-        state: GatewayState::Idle,
-        since: THEN,
-        active: None,
-        fence: None,
-        candidates: Vec::new(),
-        attempt: None,
-        event_raised: false,
-        last_switch: None,
-        connected: BTreeMap::new(),
-        raft: None,
-        can_lose: None,
-        streams: 0,
     }
 }
 

@@ -158,8 +158,8 @@ pub(crate) struct Events {
     /// Goes on printing what happens, until interrupted.
     #[arg(long)]
     pub(crate) follow: bool,
-    /// Only events after this id.
-    #[arg(long, value_name = "ID")]
+    /// Only events with a larger number than this.
+    #[arg(long, value_name = "SEQ")]
     pub(crate) after: Option<u64>,
     /// At most this many; without --after, the newest.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -17,6 +17,8 @@ struct EnrollmentToken {
     token: String,
     name: Option<String>,
     expires_at: String,
+    /// Where agents find central, as far as it knows.
+    central: Option<String>,
 }
 
 pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
@@ -45,8 +47,9 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
         None => screen.line(&made.token)?,
     }
     let whom = made.name.map_or_else(|| "one agent".to_owned(), |name| format!("the agent {name}"));
+    let central = made.central.unwrap_or_else(|| "URL".to_owned());
     screen.talk(&format!(
-        "For {whom}, once, until {}. On its host: postern-agent enroll --central URL --token-file FILE --ca-cert FILE --data-dir DIR",
+        "For {whom}, once, until {}. On its host: postern-agent enroll --central {central} --token-file FILE --ca-cert FILE --data-dir DIR",
         made.expires_at
     ));
     Ok(())

@@ -18,11 +18,12 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// An event, as far as lines show it.
 #[derive(Deserialize)]
 struct Event {
-    id: u64,
+    seq: u64,
     at: String,
     severity: String,
     code: String,
-    message: String,
+    text: String,
+    sender: String,
 }
 
 pub(crate) async fn run(options: Events, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
@@ -37,7 +38,7 @@ pub(crate) async fn run(options: Events, client: &Client, screen: &mut Screen) -
         let values = answer.as_array().map(Vec::as_slice).unwrap_or_default();
         for (event, value) in events.iter().zip(values) {
             print(event, value, screen)?;
-            after = Some(event.id);
+            after = Some(event.seq);
         }
         if !options.follow {
             if shown == 0 {
@@ -61,9 +62,9 @@ fn print(event: &Event, value: &Value, screen: &mut Screen) -> Result<(), Failur
     if screen.is_json() {
         return Ok(screen.json_line(value)?);
     }
-    let message = plain(&event.message).replace('\n', " ");
-    Ok(screen
-        .line(&format!("{:>6}  {}  {:<7}  {}  {message}", event.id, event.at, event.severity, event.code))?)
+    let text = plain(&event.text).replace('\n', " ");
+    let Event { seq, at, severity, code, sender, .. } = event;
+    Ok(screen.line(&format!("{seq:>6}  {at}  {severity:<7}  {code}  {}: {text}", plain(sender)))?)
 }
 
 fn query(after: Option<u64>, limit: u32) -> String {

@@ -1,0 +1,122 @@
+//! How agents become known over HTTP: a one-time token for a certificate, a certificate for a younger
+//! one. These two live on the tunnel listener, beside the websockets; browsers and administrators
+//! never come here.
+
+use axum::{
+    Extension, Json as Answer, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use proto::hello::{ENROLL_PATH, EnrollRequest, Enrolled, RENEW_PATH, Refusal, RefusalCode, RenewRequest};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::{input::Json, request};
+use crate::{
+    enrolment::{AgentIdentity, Enrolment},
+    gateway::Gateways,
+};
+
+/// What the two handlers need. Cheap to clone.
+#[derive(Clone)]
+pub struct EnrolmentState {
+    pub enrolment: Enrolment,
+    pub gateways: Gateways,
+}
+
+/// The two endpoints. The listener puts an `Option<AgentIdentity>` into each request's extensions:
+/// whom the client certificate of this very connection names.
+pub fn enrolment_routes(state: EnrolmentState) -> Router {
+    Router::new()
+        .route(ENROLL_PATH, post(enroll))
+        .route(RENEW_PATH, post(renew))
+        .layer(from_fn(request::around))
+        .with_state(state)
+}
+
+async fn enroll(
+    State(state): State<EnrolmentState>,
+    headers: HeaderMap,
+    Json(request): Json<EnrollRequest>,
+) -> Result<Answer<Enrolled>, Refused> {
+    no_browser(&headers)?;
+    let enrolled = state.enrolment.redeem(&request, OffsetDateTime::now_utc()).await.map_err(|error| {
+        if error.refusal().code == RefusalCode::Internal {
+            warn!(%error, name = %request.name, "An enrolment failed");
+        } else {
+            info!(%error, name = %request.name, "Refused an enrolment");
+        }
+        Refused(error.refusal())
+    })?;
+    state.reload(&enrolled).await;
+    Ok(Answer(enrolled))
+}
+
+async fn renew(
+    State(state): State<EnrolmentState>,
+    Extension(identity): Extension<Option<AgentIdentity>>,
+    headers: HeaderMap,
+    Json(request): Json<RenewRequest>,
+) -> Result<Answer<Enrolled>, Refused> {
+    no_browser(&headers)?;
+    let Some(identity) = identity else {
+        return Err(Refused(Refusal {
+            code: RefusalCode::Unknown,
+            message: "renewing needs the agent's present certificate on this connection: enrol first"
+                .to_owned(),
+        }));
+    };
+    let renewed = state.enrolment.renew(&identity, &request.csr_pem, OffsetDateTime::now_utc()).await;
+    let renewed = renewed.map_err(|error| {
+        warn!(%error, name = %identity.name, agent = %identity.agent, "A certificate was not renewed");
+        Refused(error.refusal())
+    })?;
+    state.reload(&renewed).await;
+    Ok(Answer(renewed))
+}
+
+impl EnrolmentState {
+    /// The agent has its certificate either way; the room reads the records again at the next occasion.
+    async fn reload(&self, enrolled: &Enrolled) {
+        if let Some(gateway) = self.gateways.of(&enrolled.environment)
+            && let Err(error) = gateway.reload().await
+        {
+            warn!(%error, name = %enrolled.name, "The gateway could not be told of an enrolment");
+        }
+    }
+}
+
+/// A page in somebody's browser may reach this address: agents never send an Origin.
+fn no_browser(headers: &HeaderMap) -> Result<(), Refused> {
+    if headers.contains_key(header::ORIGIN) {
+        let message = "browsers are not served here".to_owned();
+        return Err(Refused(Refusal { code: RefusalCode::Malformed, message }));
+    }
+    Ok(())
+}
+
+/// A refusal on its way to an agent, which reads the code and shows the message.
+struct Refused(Refusal);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            RefusalCode::Malformed | RefusalCode::Clock | RefusalCode::Version => StatusCode::BAD_REQUEST,
+            RefusalCode::Busy | RefusalCode::Stopping | RefusalCode::Internal => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            RefusalCode::Unknown
+            | RefusalCode::Cloned
+            | RefusalCode::StaleEpoch
+            | RefusalCode::UnknownClaim
+            | RefusalCode::OtherSession
+            | RefusalCode::NotSeated
+            | RefusalCode::CannotResume
+            | RefusalCode::Other => StatusCode::FORBIDDEN,
+        };
+        (status, Answer(self.0)).into_response()
+    }
+}
