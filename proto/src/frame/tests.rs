@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use bytes::{BufMut, BytesMut};
+
 use super::*;
 
 #[test]
