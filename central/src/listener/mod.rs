@@ -1,0 +1,193 @@
+//! Listeners: where applications in the cloud connect to reach a destination at the customer's site.
+//!
+//! ```text
+//!   follow    one task per Environment: the store's destinations decide which entrances there are
+//!   entrance  what one destination's listener and clients share: who may come in, counters, events
+//!   tcp       plain TCP behind an entrance: accept ─► park ─► open ─► relay
+//!   park      waiting for a tunnel, and opening a stream in it; also what `POST …/test` uses
+//!   budget    how many clients this process may hold
+//! ```
+//!
+//! What TLS, HTTP, UDP or SOCKS listeners add is another `tcp`: the rest is the same for them.
+
+pub mod budget;
+pub mod entrance;
+mod follow;
+pub mod park;
+#[cfg(test)]
+mod stage;
+pub mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use proto::{EnvironmentName, Name, driver::ResetCode};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use self::{
+    budget::Budget,
+    entrance::House,
+    follow::{Follower, Published},
+    park::{Lot, PARKED_MAX},
+};
+pub use self::{
+    entrance::Counters,
+    park::{NotOpened, Opener, Through},
+};
+use crate::{
+    admin::data_plane::{DataPlane, Listening, OpenFailure, Opened},
+    destination::Destinations,
+    events::{Events, NewEvent},
+    gateway::environment::ActiveTunnel,
+    store::SharedStore,
+};
+
+/// Events of one Environment's entrances on their way to the store.
+const EVENTS_MAX: usize = 64;
+
+/// What one destination's listener does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenState {
+    /// It is about to be opened.
+    Opening,
+    /// Clients may connect here.
+    At(SocketAddr),
+    /// It cannot be opened, and is tried again; one sentence says why and what to do.
+    Failed(String),
+}
+
+/// All listeners of this central.
+pub struct Listeners {
+    environments: BTreeMap<EnvironmentName, Environment>,
+    /// Until [`Listeners::run`] takes them.
+    followers: Mutex<Vec<(Follower, mpsc::Receiver<NewEvent>)>>,
+}
+
+struct Environment {
+    destinations: Destinations,
+    opener: Opener,
+    published: watch::Receiver<Published>,
+}
+
+impl Listeners {
+    /// Listeners for these Environments, each with the tunnel that takes its new streams. Nothing is bound yet.
+    /// A new connection waits for a tunnel for `park_timeout` at most.
+    pub fn new(
+        store: &SharedStore,
+        tunnels: impl IntoIterator<Item = (EnvironmentName, watch::Receiver<Option<ActiveTunnel>>)>,
+        park_timeout: Duration,
+    ) -> Self {
+        let budget = Budget::of_this_process();
+        let mut environments = BTreeMap::new();
+        let mut followers = Vec::new();
+        for (name, tunnel) in tunnels {
+            let destinations = Destinations::new(store.clone(), &name);
+            let (sender, said) = mpsc::channel(EVENTS_MAX);
+            let opener = Opener::new(tunnel);
+            let house = House {
+                opener: opener.clone(),
+                lot: Lot::new(PARKED_MAX),
+                budget: budget.clone(),
+                park_timeout,
+                events: sender,
+            };
+            let published = watch::Sender::new(Published::new());
+            let environment =
+                Environment { destinations: destinations.clone(), opener, published: published.subscribe() };
+            let events = Events::new(store.clone(), &name);
+            followers.push((Follower { store: store.clone(), destinations, events, house, published }, said));
+            environments.insert(name, environment);
+        }
+        Self { environments, followers: Mutex::new(followers) }
+    }
+
+    /// Keeps the listeners until `cancel`, then closes them and lets those inside end, within a limit. A second
+    /// call finds nothing to do.
+    ///
+    /// Dropping the future resets every client; nothing else is lost.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let followers = std::mem::take(&mut *self.followers.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = JoinSet::new();
+        for (follower, said) in followers {
+            tasks.spawn(follower.run(said, cancel.clone()));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                // Returning says to our parent that a room that should never end has ended.
+                return error!(%error, "The listeners of an Environment failed: this is a bug");
+            }
+        }
+    }
+
+    /// What each destination's listener does now. Destinations that are disabled are not there.
+    pub fn states(&self, environment: &EnvironmentName) -> BTreeMap<Name, ListenState> {
+        let Some(environment) = self.environments.get(environment) else { return BTreeMap::new() };
+        let published = environment.published.borrow();
+        published.iter().map(|(name, entrance)| (name.clone(), entrance.state.clone())).collect()
+    }
+
+    /// Where clients of a destination connect.
+    pub fn bound(&self, environment: &EnvironmentName, destination: &Name) -> Option<SocketAddr> {
+        match self.listening(environment, destination) {
+            Listening::At(address) => Some(address),
+            Listening::Closed | Listening::Failed(_) => None,
+        }
+    }
+
+    /// What came through each entrance since it was opened.
+    pub fn counters(&self, environment: &EnvironmentName) -> BTreeMap<Name, Arc<Counters>> {
+        let Some(environment) = self.environments.get(environment) else { return BTreeMap::new() };
+        let published = environment.published.borrow();
+        published.iter().map(|(name, shown)| (name.clone(), Arc::clone(&shown.entrance.counters))).collect()
+    }
+
+    /// What opens streams for everybody but the listeners themselves.
+    pub fn opener(&self, environment: &EnvironmentName) -> Option<&Opener> {
+        self.environments.get(environment).map(|environment| &environment.opener)
+    }
+}
+
+#[async_trait]
+impl DataPlane for Listeners {
+    async fn open(&self, environment: &EnvironmentName, destination: &Name) -> Result<Opened, OpenFailure> {
+        let began = Instant::now();
+        let environment = self.environments.get(environment).ok_or(OpenFailure::NoTunnel)?;
+        let found = environment.destinations.find(destination).await;
+        let destination = found
+            .map_err(|error| OpenFailure::Central(error.to_string()))?
+            .ok_or_else(|| OpenFailure::Central(format!("no destination is named {destination}")))?;
+        match environment.opener.open(&destination, Duration::ZERO).await {
+            Ok(Through { via, .. }) => Ok(Opened { via, took: began.elapsed() }),
+            Err(NotOpened::NoTunnel(_)) => Err(OpenFailure::NoTunnel),
+            Err(NotOpened::Full { via, reason }) => Err(OpenFailure::Refused { via, reason }),
+            Err(NotOpened::Refused { via, reset }) => Err(match reset.code {
+                ResetCode::TUNNEL_LOST | ResetCode::GOING_AWAY => OpenFailure::TunnelLost { via },
+                _ => OpenFailure::Refused { via, reason: reset.reason().to_owned() },
+            }),
+        }
+    }
+
+    fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening {
+        let environment = self.environments.get(environment);
+        let state = environment.and_then(|environment| {
+            environment.published.borrow().get(destination).map(|shown| shown.state.clone())
+        });
+        match state {
+            None | Some(ListenState::Opening) => Listening::Closed,
+            Some(ListenState::At(address)) => Listening::At(address),
+            Some(ListenState::Failed(reason)) => Listening::Failed(reason),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Plain TCP: accept, wait for a tunnel, open, relay. Whatever goes wrong, the client sees a reset, never a
+//! clean end: half an answer must not look like a whole one.
+//!
+//! ```text
+//!   bind (again and again) ─► accept ─► entrance: may it come in? ─► parked? ─► stream ─► relay
+//! ```
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use proto::{
+    driver::{RelayEnded, TunnelStream, relay},
+    mux::OPEN_CREDIT_BYTES,
+};
+use tokio::{
+    io::Interest,
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error, warn};
+
+use super::{
+    entrance::{Entrance, Inside, Refusal},
+    park::{NotOpened, Opening},
+};
+use crate::gateway::environment::ActiveTunnel;
+
+/// Clients that wait to be accepted; a burst of a whole connection pool fits.
+const BACKLOG: u32 = 1024;
+/// How long to wait when the operating system gives no more sockets: there is no event to wait for.
+const OUT_OF_SOCKETS_PAUSE: Duration = Duration::from_millis(100);
+/// A client whose host vanished is noticed after about two minutes.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// How long those inside may take to end when central stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Where a destination listens that does not say where: this host only, any free port.
+pub const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Opens the listening socket.
+///
+/// # Errors
+/// The operating system's.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // On Windows the same option would let another program take the port away.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until `moved` or the entrance closes, drops the listener and with it `left`, then waits for those inside.
+///
+/// Dropping the future resets every client; nothing else is lost.
+pub async fn serve(
+    entrance: Arc<Entrance>,
+    listener: TcpListener,
+    moved: CancellationToken,
+    left: DropGuard,
+) {
+    let mut clients = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = entrance.shut.cancelled() => break,
+            () = entrance.closing.cancelled() => break,
+            () = moved.cancelled() => break,
+            // Reaped here so that a long uptime does not collect the ended ones.
+            Some(ended) = clients.join_next() => { tell_panic(&entrance, ended); continue }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, client)) => match entrance.enter(client) {
+                Ok(inside) => {
+                    clients.spawn(Arc::clone(&entrance).client(socket, client, inside));
+                }
+                Err(refusal) => {
+                    entrance.refused(client, &refusal);
+                    reset(socket);
+                }
+            },
+            Err(error) => {
+                warn!(destination = %entrance.destination().name, %error, "A connection could not be accepted");
+                sleep(OUT_OF_SOCKETS_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(left);
+    let all_out = async {
+        while let Some(ended) = clients.join_next().await {
+            tell_panic(&entrance, ended);
+        }
+    };
+    let too_long = async {
+        entrance.closing.cancelled().await;
+        sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        () = all_out => {}
+        () = too_long => {
+            let still = entrance.counters.open.load(Ordering::Relaxed);
+            warn!(destination = %entrance.destination().name, still, "Reset the clients that did not end in time");
+        }
+    }
+}
+
+fn tell_panic(entrance: &Entrance, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        error!(destination = %entrance.destination().name, %error, "A connection's task failed: this is a bug");
+    }
+}
+
+impl Entrance {
+    /// One client, from its first moment to its last.
+    async fn client(self: Arc<Self>, socket: TcpStream, address: SocketAddr, mut inside: Inside) {
+        prepare(&socket);
+        let opened = tokio::select! {
+            biased;
+            () = self.shut.cancelled() => Err(Refusal::Closed),
+            opened = self.open(&socket, &mut inside) => opened,
+        };
+        let (stream, first) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                self.refused(address, &refusal);
+                return reset(socket);
+            }
+        };
+        inside.open();
+        let end = tokio::select! {
+            biased;
+            // The relay resets both ends when it is dropped.
+            () = self.shut.cancelled() => return,
+            end = relay(socket, stream) => end,
+        };
+        match end.ended {
+            RelayEnded::Stream(reset) => self.broke(address, &reset),
+            RelayEnded::Finished | RelayEnded::Socket(_) => {}
+        }
+        debug!(
+            destination = %self.destination().name,
+            client = %address,
+            sent_bytes = end.sent_bytes + first as u64,
+            received_bytes = end.received_bytes,
+            "A connection ended"
+        );
+    }
+
+    /// Finds a tunnel within the Environment's `park_timeout` and opens a stream in it. Says also how many first
+    /// bytes went with the opening.
+    async fn open(&self, socket: &TcpStream, inside: &mut Inside) -> Result<(TunnelStream, usize), Refusal> {
+        let limit = self.house.park_timeout;
+        let until = Instant::now() + limit;
+        let mut opening = self.house.opener.begin();
+        let mut first = Bytes::new();
+        loop {
+            let active = match opening.ready() {
+                Some(active) => active,
+                None => self.park(socket, inside, &mut opening, until, !first.is_empty()).await?,
+            };
+            if first.is_empty() {
+                first = first_bytes(socket)?;
+            }
+            // The destination as it is now, which may be another than when the client came.
+            if let Some(stream) = opening.try_open(&active, &self.destination(), first.clone())? {
+                return Ok((stream, first.len()));
+            }
+        }
+    }
+
+    /// Waits for a tunnel that was not tried yet.
+    async fn park(
+        &self,
+        socket: &TcpStream,
+        inside: &mut Inside,
+        opening: &mut Opening,
+        until: Instant,
+        has_spoken: bool,
+    ) -> Result<ActiveTunnel, Refusal> {
+        let _place = self.house.lot.enter().ok_or(Refusal::LotFull(self.house.lot.places()))?;
+        inside.parked();
+        tokio::select! {
+            () = self.closing.cancelled() => Err(Refusal::Closed),
+            () = left(socket, has_spoken) => Err(Refusal::Left),
+            active = timeout_at(until, opening.tunnel()) => {
+                active.map_err(|_| NotOpened::NoTunnel(self.house.park_timeout).into())
+            }
+        }
+    }
+}
+
+/// What the client has said so far, up to what may go with the opening. Never waits: in many protocols (SMTP) the
+/// server speaks first.
+fn first_bytes(socket: &TcpStream) -> Result<Bytes, Refusal> {
+    let credit = usize::try_from(OPEN_CREDIT_BYTES).unwrap_or(usize::MAX);
+    let mut bytes = BytesMut::with_capacity(credit);
+    match socket.try_read_buf(&mut bytes) {
+        Ok(0) => Err(Refusal::Left),
+        Ok(_) => Ok(bytes.freeze()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Bytes::new()),
+        Err(_) => Err(Refusal::Left),
+    }
+}
+
+/// Returns when the client has left, without taking a byte from it: a reset, or an end before it said anything. An
+/// end behind some bytes is a client that waits for its answer.
+async fn left(socket: &TcpStream, has_spoken: bool) {
+    if !has_spoken && matches!(socket.peek(&mut [0]).await, Ok(0) | Err(_)) {
+        return;
+    }
+    // What was said lies in front of everything that a read could find out. A failed wait is a dead socket, too.
+    let _ = socket.ready(Interest::ERROR).await;
+}
+
+/// Small writes leave at once, and dead peers are found out. A socket that refuses works all the same.
+fn prepare(socket: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let kept = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    if let Err(error) = socket.set_nodelay(true).and(kept) {
+        debug!(%error, "A client's socket does not take its options");
+    }
+}
+
+/// Ends a connection with RST.
+fn reset(socket: TcpStream) {
+    // Fails only on a socket that is gone already.
+    let _ = socket.set_zero_linger();
+    drop(socket);
+}
