@@ -234,6 +234,41 @@ async fn a_ping_is_answered_while_bulk_data_fills_the_line() {
     sink.abort();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_streams_on_several_threads_all_arrive_and_nobody_sleeps_through_a_wake_up() {
+    let mut pair = Pair::connected().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..64u8 {
+        let mut near = pair.central.open(to("echo"), Bytes::new()).unwrap();
+        let far = pair.accept().await;
+        tasks.spawn(async move {
+            let (mut read, mut write) = tokio::io::split(far);
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        tasks.spawn(async move {
+            for size in [1, 100, 70_000, 3, 300_000] {
+                let sent = vec![i; size];
+                let mut got = vec![0; size];
+                let (mut read, mut write) = tokio::io::split(&mut near);
+                let (wrote, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut got));
+                wrote.unwrap();
+                read.unwrap();
+                assert!(got == sent, "stream {i}, {size} bytes");
+            }
+            near.shutdown().await.unwrap();
+            assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+        });
+    }
+    let all = async {
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap()
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("somebody waits for ever");
+    assert_eq!(pair.central.stats().streams, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_ping_without_a_websocket_is_not_answered() {
     let pair = Pair::new();
