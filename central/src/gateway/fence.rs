@@ -243,7 +243,7 @@ mod tests {
     use time::Duration;
 
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::{memory::MemoryStore, sled::SledStore};
 
     const T0: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
@@ -366,6 +366,24 @@ mod tests {
             admission.await.unwrap();
         }
         assert_eq!(fences.current().await.unwrap().unwrap().epoch.claim, 32);
+    }
+
+    #[tokio::test]
+    async fn a_stale_epoch_is_refused_after_centrals_own_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let disk = durable::Durable::open(folder.path().join("db")).unwrap();
+            let store = SledStore::open(&disk, &folder.path().join("guard")).unwrap();
+            fences(Arc::new(store))
+        };
+        let [old, new] = [active(1).at(1, 10), active(2).at(1, 11)];
+        let before = open();
+        old.asks(&before).await;
+        new.asks(&before).await;
+        drop(before);
+        let after = open();
+        assert_eq!(code(old.asks(&after).await), RefusalCode::StaleEpoch);
+        assert_eq!(new.asks(&after).await, Admission::Same);
     }
 
     #[tokio::test]

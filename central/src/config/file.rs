@@ -1,0 +1,102 @@
+//! `central.toml` as it is written: every key may be left out, no other key may be there.
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+
+use super::LogFormat;
+
+/// A value and where it stands, or nothing.
+pub(super) type Given<T> = Option<Spanned<T>>;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) data_dir: Given<String>,
+    pub(super) environments: Given<Vec<Spanned<String>>>,
+    pub(super) admin: AdminTable,
+    pub(super) tunnel: TunnelTable,
+    pub(super) gateway: GatewayTable,
+    pub(super) agent: AgentTable,
+    pub(super) alerts: AlertsTable,
+    pub(super) listeners: ListenersTable,
+    pub(super) log: LogTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AdminTable {
+    pub(super) listen: Given<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TunnelTable {
+    pub(super) listen: Given<String>,
+    pub(super) public_url: Given<String>,
+    pub(super) names: Given<Vec<Spanned<String>>>,
+    pub(super) ping_interval: Given<DurationText>,
+    pub(super) dead_after: Given<DurationText>,
+    pub(super) resume_window: Given<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GatewayTable {
+    pub(super) connect_timeout: Given<DurationText>,
+    pub(super) park_timeout: Given<DurationText>,
+    pub(super) drain_timeout: Given<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AgentTable {
+    pub(super) give_way_after: Given<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AlertsTable {
+    pub(super) hold_down: Given<DurationText>,
+    pub(super) allow_destinations: Given<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ListenersTable {
+    pub(super) bind: Given<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LogTable {
+    pub(super) format: Given<LogFormat>,
+    pub(super) level: Given<String>,
+}
+
+/// A duration as written. A number is refused: nobody can see whether it means seconds or milliseconds.
+pub(super) struct DurationText(pub(super) String);
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = DurationText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration with its unit, as in \"4m\" or \"500ms\"")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<DurationText, E> {
+                Ok(DurationText(text.into()))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Where a value stands; the file's beginning if it was left out.
+pub(super) fn place<T>(given: &Given<T>) -> Range<usize> {
+    given.as_ref().map_or(0..0, Spanned::span)
+}
