@@ -252,7 +252,7 @@ impl Reading<'_, '_> {
                 Ok(_) => self.wrong(given.span(), "public_url is https://HOST or https://HOST:PORT"),
                 Err(error) => self.wrong(given.span(), error),
             });
-        let mut names = self.each(&table.names, |text| host(text));
+        let mut names = self.each(&table.names, host);
         if let Some(url) = &public_url
             && !names.iter().any(|name| name == url.host())
         {

@@ -72,6 +72,7 @@ pub struct Circumstances {
 
 /// The answer to a [`TunnelHello`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one lives for each tunnel that knocks, and only for a moment")]
 pub enum Admission {
     /// A higher epoch: `fence` is the new record. What `supersedes` holds is closed, except a predecessor
     /// that `fence` itself names.
