@@ -292,12 +292,8 @@ mod tests {
     async fn servers_with(text: &str) -> ProcessServers {
         let servers = ProcessServers::new(Arc::new(MemoryStore::default()), &name("default"));
         let fingerprint = Fingerprint::from_bytes([7; 32]);
-        let record = ProcessServer::enrolled(
-            name(text),
-            AgentId::random(),
-            fingerprint,
-            OffsetDateTime::UNIX_EPOCH,
-        );
+        let record =
+            ProcessServer::enrolled(name(text), AgentId::random(), fingerprint, OffsetDateTime::UNIX_EPOCH);
         let put = PROCESS_SERVERS.put(&servers.owner, text, Precondition::Absent, &record).unwrap();
         servers.store.commit(put.into()).await.unwrap();
         servers
