@@ -2,4 +2,5 @@
 
 mod failover;
 mod membership;
+mod on_disk;
 mod world;

@@ -128,6 +128,13 @@ impl World {
     pub(crate) async fn kill(&mut self, node: u64) {
         self.hub.served.lock().unwrap().remove(&NodeId(node));
         self.groups.remove(&node).unwrap().shutdown().await;
+        self.hub.cut.lock().unwrap().retain(|(from, to)| *from != node && *to != node);
+    }
+
+    /// As seen by the others when its process dies; stopping the node itself may take longer.
+    pub(crate) fn close_sockets(&self, node: u64) {
+        self.hub.served.lock().unwrap().remove(&NodeId(node));
+        self.isolate(node);
     }
 
     /// Nothing arrives any more, in either direction; nobody is told.
@@ -165,11 +172,6 @@ impl World {
         let leading: Vec<u64> = leading.map(|(node, _)| *node).collect();
         assert!(leading.len() <= 1, "two nodes lead, each with a quorum: {leading:?}");
         leading.first().copied()
-    }
-
-    pub(crate) async fn until_led(&self) -> u64 {
-        self.until("somebody leads", || self.leader().is_some()).await;
-        self.leader().unwrap()
     }
 
     pub(crate) async fn until_led_by(&self, node: u64) {
