@@ -1,14 +1,19 @@
 //! Central: the cloud side of Postern. `main` is its table of contents.
 
 pub mod admin;
+pub mod app;
 pub mod cidr;
 pub mod config;
 pub mod destination;
+pub mod dev;
 pub mod door;
 pub mod enrolment;
 pub mod events;
+pub mod explain;
 pub mod gateway;
 pub mod listener;
+pub mod logging;
 pub mod process_server;
+pub mod shutdown;
 pub mod store;
 pub mod tls;

@@ -31,6 +31,7 @@ use proto::{
     },
     link::{self, LinkEnd},
 };
+use time::OffsetDateTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -42,7 +43,7 @@ use super::{
     keeper::{Admitted, Event},
     registry::AgentLink,
 };
-use crate::enrolment::AgentIdentity;
+use crate::enrolment::{AgentIdentity, Enrolment};
 
 /// How long an agent may take from the websocket handshake to its hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -62,16 +63,20 @@ pub struct Caller {
     pub remote: SocketAddr,
 }
 
-/// All Environments behind this listener.
-pub type Environments = Arc<BTreeMap<EnvironmentName, Arc<Environment>>>;
-
-/// The two endpoints.
-pub fn routes(environments: Environments) -> Router {
-    Router::new().route(CONTROL_PATH, get(control)).route(TUNNEL_PATH, get(tunnel)).with_state(environments)
+/// What the two endpoints need. Cheap to clone.
+#[derive(Clone)]
+pub struct Doors {
+    pub environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
+    pub enrolment: Enrolment,
 }
 
-async fn control(State(all): State<Environments>, Extension(caller): Extension<Caller>, request: Request) -> Response {
-    match find(&all, &caller) {
+/// The two endpoints.
+pub fn routes(doors: Doors) -> Router {
+    Router::new().route(CONTROL_PATH, get(control)).route(TUNNEL_PATH, get(tunnel)).with_state(doors)
+}
+
+async fn control(State(doors): State<Doors>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+    match find(&doors, &caller).await {
         Ok((environment, identity)) => upgrade(request, CONTROL_SUBPROTOCOL, link::websocket_config(), move |socket| {
             control_session(environment, identity, caller.remote, socket)
         }),
@@ -79,8 +84,8 @@ async fn control(State(all): State<Environments>, Extension(caller): Extension<C
     }
 }
 
-async fn tunnel(State(all): State<Environments>, Extension(caller): Extension<Caller>, request: Request) -> Response {
-    match find(&all, &caller) {
+async fn tunnel(State(doors): State<Doors>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+    match find(&doors, &caller).await {
         Ok((environment, identity)) => upgrade(request, TUNNEL_SUBPROTOCOL, driver::websocket_config(), move |socket| {
             tunnel_session(environment, identity, socket)
         }),
@@ -89,16 +94,21 @@ async fn tunnel(State(all): State<Environments>, Extension(caller): Extension<Ca
 }
 
 #[expect(clippy::result_large_err, reason = "the refusal is the response, built once per connection")]
-fn find(all: &Environments, caller: &Caller) -> Result<(Arc<Environment>, AgentIdentity), Response> {
+async fn find(doors: &Doors, caller: &Caller) -> Result<(Arc<Environment>, AgentIdentity), Response> {
     let Some(identity) = caller.identity.clone() else {
         let text = "an agent's certificate is required here: enrol first (postern-agent enroll)\n";
         return Err((StatusCode::UNAUTHORIZED, text).into_response());
     };
-    match all.get(&identity.environment) {
-        Some(environment) => Ok((environment.clone(), identity)),
-        None => {
-            let text = format!("no Environment is named {} here\n", identity.environment);
-            Err((StatusCode::FORBIDDEN, text).into_response())
+    let Some(environment) = doors.environments.get(&identity.environment) else {
+        let text = format!("no Environment is named {} here\n", identity.environment);
+        return Err((StatusCode::FORBIDDEN, text).into_response());
+    };
+    // A certificate of a removed Process Server, or of a key that was replaced, opens nothing.
+    match doors.enrolment.admit(&identity, OffsetDateTime::now_utc()).await {
+        Ok(_record) => Ok((environment.clone(), identity)),
+        Err(error) => {
+            tracing::warn!(agent = %identity.name, remote = %caller.remote, %error, "Refused an agent");
+            Err((StatusCode::FORBIDDEN, format!("{error}\n")).into_response())
         }
     }
 }
@@ -376,6 +386,7 @@ async fn run_lane(
             tracing::warn!("The websocket before did not end in time; the session is not continued");
             return LaneEnd::Stopped;
         }
+        tunnel.detach();
         let theirs = hello.resume.map_or(0, |resume| resume.received_through);
         if let Err(error) = tunnel.reattach(theirs) {
             let refusal = Refusal { code: RefusalCode::CannotResume, message: error.to_string() };

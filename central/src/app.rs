@@ -1,0 +1,332 @@
+//! Central, put together: the store, an Environment's rooms each, two doors and the listeners.
+//!
+//! [`App::build`] opens and binds everything and spawns nothing; [`App::spawn`] sets it going.
+
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::http::Extensions;
+use durable::Durable;
+use proto::EnvironmentName;
+use time::OffsetDateTime;
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, ApiTokens, AppState, EnrolmentState, Role},
+    config::Config,
+    door::{self, Bounds},
+    enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
+    events::Events,
+    gateway::{
+        Gateway, Gateways,
+        environment::Environment,
+        fence::Fences,
+        handshake::{Caller, Doors, routes},
+        keeper::{self, Event, Keeper, Rooms},
+    },
+    listener::Listeners,
+    process_server::{ProcessServers, group::Groups},
+    store::{SharedStore, StoreError, sled::SledStore},
+    tls,
+};
+
+/// Agents shake hands in milliseconds; whoever stalls makes room for them.
+const AGENT_BOUNDS: Bounds = Bounds { handshakes: 512, connections: 8192 };
+/// Commands of administrators that may wait for a gateway.
+const COMMANDS_MAX: usize = 64;
+/// How long everything may take to end in order.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often central looks whether its own certificate is due.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(3600);
+
+/// Why central could not start. Nothing was left running.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the data directory {path} cannot be used")]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Disk(#[from] durable::OpenError),
+    #[error(transparent)]
+    Store(#[from] crate::store::sled::OpenStoreError),
+    #[error("the store cannot be read")]
+    Read(#[from] StoreError),
+    #[error(transparent)]
+    Ca(#[from] crate::enrolment::ca::CaError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("{what} cannot listen on {address}; change {setting} or stop what uses it")]
+    Listen { what: &'static str, setting: &'static str, address: SocketAddr, source: io::Error },
+    #[error("the first administrator's token cannot be made: {0}")]
+    FirstToken(String),
+}
+
+/// Where central listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub admin: SocketAddr,
+    pub tunnel: SocketAddr,
+}
+
+/// Central, ready to go.
+pub struct App {
+    addresses: Addresses,
+    admin: TcpListener,
+    tunnel: TcpListener,
+    admin_tls: Arc<rustls::ServerConfig>,
+    agent_tls: Arc<rustls::ServerConfig>,
+    admin_router: axum::Router,
+    agent_router: axum::Router,
+    keepers: Vec<(Keeper, mpsc::Receiver<Event>, mpsc::Receiver<crate::gateway::Command>)>,
+    environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
+    listeners: Arc<Listeners>,
+    ca: Arc<Ca>,
+    state: AppState,
+    data_dir: PathBuf,
+}
+
+/// Central, going.
+pub struct Running {
+    parts: JoinSet<&'static str>,
+    keepers: JoinSet<&'static str>,
+    environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
+    cancel: CancellationToken,
+}
+
+impl App {
+    /// Opens the store, starts every Environment's witness and binds the doors.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let data_dir = config.data_dir.clone();
+        let in_data_dir = |source| BuildError::DataDir { path: data_dir.clone(), source };
+        secret_file::create_folder(&data_dir).map_err(in_data_dir)?;
+        let guards = data_dir.join("guards");
+        secret_file::create_folder(&guards).map_err(in_data_dir)?;
+        let disk = Durable::open(data_dir.join("db"))?;
+        let store: SharedStore = Arc::new(SledStore::open(&disk, &guards.join("store.guard"))?);
+        let ca = Arc::new(Ca::open(&data_dir, &config.tunnel.names, OffsetDateTime::now_utc())?);
+        let enrolment = Enrolment::new(store.clone(), ca.clone());
+
+        // Bound before anything is decided: a port in use must not cost an election.
+        let admin = bind(config.admin.listen, "the admin API", "admin.listen").await?;
+        let tunnel = bind(config.tunnel.listen, "the tunnel endpoint", "tunnel.listen").await?;
+        let addresses = Addresses { admin: address_of(&admin)?, tunnel: address_of(&tunnel)? };
+
+        let disk = Arc::new(disk);
+        let mut environments = BTreeMap::new();
+        let mut gateways = BTreeMap::new();
+        let mut keepers = Vec::new();
+        for name in &config.environments {
+            let (environment, inbox) = Environment::new(name.clone(), config.link_settings());
+            let rooms = Rooms {
+                servers: ProcessServers::new(store.clone(), name),
+                groups: Groups::new(store.clone(), name),
+                fences: Fences::new(store.clone(), name),
+                events: Events::new(store.clone(), name),
+                disk: disk.clone(),
+            };
+            let settings = keeper::Settings {
+                connect_timeout: config.gateway.connect_timeout,
+                drain_timeout: config.gateway.drain_timeout,
+                resume_window: config.tunnel.resume_window,
+                dead_after: config.tunnel.dead_after,
+                hold_down: config.alerts.hold_down,
+                timings: group::Timings::default(),
+                guards: guards.clone(),
+            };
+            let (keeper, view) = Keeper::open(environment.clone(), settings, rooms).await?;
+            let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+            gateways.insert(name.clone(), Gateway::new(commands, view));
+            keepers.push((keeper, inbox, orders));
+            environments.insert(name.clone(), environment);
+        }
+        let gateways = Gateways::new(gateways);
+        let environments = Arc::new(environments);
+        let tunnels = environments.iter().map(|(name, environment)| (name.clone(), environment.tunnel.subscribe()));
+        let listeners = Arc::new(Listeners::new(&store, tunnels, config.gateway.park_timeout));
+
+        let public_url = config
+            .tunnel
+            .public_url
+            .as_ref()
+            .map_or_else(|| format!("https://{}", addresses.tunnel), ToString::to_string);
+        let state = AppState {
+            store: store.clone(),
+            gateways: gateways.clone(),
+            data_plane: listeners.clone(),
+            api_tokens: ApiTokens::new(store),
+            enrolment: enrolment.clone(),
+            tunnel_url: Some(public_url.into()),
+            ip_forwarder_url: None,
+        };
+        let agent_router = routes(Doors { environments: environments.clone(), enrolment: enrolment.clone() })
+            .merge(admin::enrolment_routes(EnrolmentState { enrolment, gateways }));
+        let app = Self {
+            addresses,
+            admin,
+            tunnel,
+            admin_tls: Arc::new(tls::admin_facing(&ca)?),
+            agent_tls: Arc::new(tls::agent_facing(&ca)?),
+            admin_router: admin::router(state.clone()),
+            agent_router,
+            keepers,
+            environments,
+            listeners,
+            ca,
+            state,
+            data_dir,
+        };
+        app.first_token(&config.environments).await?;
+        Ok(app)
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What the admin API works on; `dev` makes its own token with it.
+    pub fn state(&self) -> &AppState {
+        &self.state
+    }
+
+    pub fn listeners(&self) -> &Arc<Listeners> {
+        &self.listeners
+    }
+
+    /// The certificate of the authority that everybody who connects must trust.
+    pub fn ca_certificate(&self) -> &std::path::Path {
+        self.ca.certificate_path()
+    }
+
+    /// Where the first administrator finds a token.
+    pub fn admin_token_file(&self) -> PathBuf {
+        self.data_dir.join("admin.token")
+    }
+
+    /// On the first start nobody could sign in: one token with every right lies in the data
+    /// directory, readable by central's own user alone.
+    async fn first_token(&self, environments: &[EnvironmentName]) -> Result<(), BuildError> {
+        let failed = |error: &dyn std::fmt::Display| BuildError::FirstToken(error.to_string());
+        let Some(environment) = environments.first() else { return Ok(()) };
+        let tokens = &self.state.api_tokens;
+        if self.admin_token_file().exists() || !tokens.list(environment).await?.is_empty() {
+            return Ok(());
+        }
+        let made = tokens.create(environment, Role::CloudAdministrator, None, None).await;
+        let (text, _) = made.map_err(|error| failed(&error))?;
+        secret_file::write(&self.admin_token_file(), format!("{}\n", text.reveal()).as_bytes())
+            .map_err(|error| failed(&error))
+    }
+
+    /// Sets everything going.
+    pub fn spawn(self) -> Running {
+        let cancel = CancellationToken::new();
+        let (mut parts, mut keepers) = (JoinSet::new(), JoinSet::new());
+        for (keeper, inbox, commands) in self.keepers {
+            keepers.spawn(async move {
+                keeper.run(inbox, commands).await;
+                "the keeper of an Environment"
+            });
+        }
+        let stop = cancel.clone();
+        let (admin, admin_tls, admin_router) = (self.admin, self.admin_tls, self.admin_router);
+        parts.spawn(async move {
+            report(admin::serve(admin, admin_tls, admin_router, stop).await);
+            "the admin API"
+        });
+        let stop = cancel.clone();
+        let (tunnel, agent_tls, agent_router) = (self.tunnel, self.agent_tls, self.agent_router);
+        parts.spawn(async move {
+            report(door::serve(tunnel, agent_tls, agent_router, AGENT_BOUNDS, Arc::new(introduce), stop).await);
+            "the tunnel endpoint"
+        });
+        let stop = cancel.clone();
+        let listeners = self.listeners;
+        parts.spawn(async move {
+            listeners.run(stop).await;
+            "the listeners"
+        });
+        let (stop, ca) = (cancel.clone(), self.ca);
+        parts.spawn(async move {
+            renew_server(&ca, &stop).await;
+            "the renewal of central's certificate"
+        });
+        Running { parts, keepers, environments: self.environments, cancel }
+    }
+}
+
+impl Running {
+    /// Waits until a part ends that may never end, and names it. Cancel-safe.
+    pub async fn ended(&mut self) -> &'static str {
+        let ended = tokio::select! {
+            Some(ended) = self.parts.join_next() => ended,
+            Some(ended) = self.keepers.join_next() => ended,
+            else => return "everything",
+        };
+        ended.unwrap_or("a part that panicked")
+    }
+
+    /// Ends in order: keepers let go of agents and streams, doors close, requests finish.
+    pub async fn stop(mut self) {
+        for environment in self.environments.values() {
+            // A keeper that is gone has nothing left to end.
+            let _ = environment.keeper.send(Event::Stop).await;
+        }
+        let keepers = async { while self.keepers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_LIMIT, keepers).await;
+        self.cancel.cancel();
+        let parts = async { while self.parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_LIMIT, parts).await.is_err() {
+            tracing::warn!("Some parts did not end in time and were dropped");
+        }
+    }
+}
+
+/// Puts into each request whom the connection's certificate names.
+fn introduce(connection: &rustls::ServerConnection, remote: SocketAddr, known: &mut Extensions) {
+    let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+    let identity = certificate.and_then(|certificate| match AgentIdentity::read(certificate) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            tracing::warn!(%remote, %error, "A client certificate of our own CA is no agent's");
+            None
+        }
+    });
+    known.insert(identity.clone());
+    known.insert(Caller { identity, remote });
+}
+
+async fn bind(address: SocketAddr, what: &'static str, setting: &'static str) -> Result<TcpListener, BuildError> {
+    TcpListener::bind(address).await.map_err(|source| BuildError::Listen { what, setting, address, source })
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, BuildError> {
+    listener.local_addr().map_err(|source| BuildError::Listen {
+        what: "a listener",
+        setting: "its address",
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        source,
+    })
+}
+
+async fn renew_server(ca: &Ca, stop: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
+        }
+        match ca.renew_server(OffsetDateTime::now_utc()) {
+            Ok(true) => tracing::info!("Renewed central's own certificate"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "Central's own certificate could not be renewed"),
+        }
+    }
+}
+
+fn report(ended: io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "A door failed");
+    }
+}

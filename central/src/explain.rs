@@ -1,0 +1,3 @@
+//! See [`proto::explain`].
+
+pub use proto::explain::explain;
