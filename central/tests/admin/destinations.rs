@@ -117,7 +117,7 @@ async fn a_test_that_fails_repeats_the_agents_own_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn a_test_of_a_silent_destination_ends_within_its_time() {
-    let stage = Stage::new();
+    let stage = Stage::in_memory();
     add(&stage, json!({"name": "db", "url": "tcp://db:1"})).await;
     let body = try_out(&stage).await.body;
     assert_eq!((&body["reached"], &body["ms"]), (&json!(false), &json!(20_000)));

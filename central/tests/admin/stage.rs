@@ -22,10 +22,12 @@ use central::{
         view::{CandidateView, ConnectedView, GatewayState},
     },
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
-    store::{Owner, Precondition, SharedStore, memory::MemoryStore},
+    store::{Owner, Precondition, SharedStore, memory::MemoryStore, sled::SledStore},
 };
+use durable::Durable;
 use proto::{AgentId, BootId, EnvironmentName, Epoch, Fingerprint, Name, hello::SystemInformation};
 use serde_json::Value;
+use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
@@ -42,7 +44,7 @@ pub(crate) struct Stage {
     pub(crate) orders: Arc<Mutex<Vec<String>>>,
     pub(crate) data_plane: Arc<ScriptedDataPlane>,
     /// Goes with the stage.
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
 }
 
 /// An answer of the API.
@@ -60,10 +62,21 @@ impl Reply {
 }
 
 impl Stage {
+    /// On the store of a real central.
     pub(crate) fn new() -> Self {
-        let store: SharedStore = Arc::new(MemoryStore::default());
-        let view = watch::Sender::new(Arc::new(GatewayView { since: THEN, ..GatewayView::idle() }));
         let folder = tempfile::tempdir().unwrap();
+        let disk = Durable::open(folder.path().join("store")).unwrap();
+        let store = SledStore::open(&disk, &folder.path().join("guard")).unwrap();
+        Self::with(Arc::new(store), folder)
+    }
+
+    /// For a paused clock, which does not wait for a disk.
+    pub(crate) fn in_memory() -> Self {
+        Self::with(Arc::new(MemoryStore::default()), tempfile::tempdir().unwrap())
+    }
+
+    fn with(store: SharedStore, folder: TempDir) -> Self {
+        let view = watch::Sender::new(Arc::new(GatewayView { since: THEN, ..GatewayView::idle() }));
         let ca = Ca::open(folder.path(), &[], OffsetDateTime::now_utc()).unwrap();
         let (commands, inbox) = mpsc::channel(8);
         let orders = Arc::default();
