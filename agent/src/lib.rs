@@ -1,10 +1,18 @@
 //! The Platform Agent: runs on a customer's host, joins the gateway group, and carries the
 //! tunnel when it is active. `main` is its table of contents.
 
+pub mod app;
+pub mod central;
+pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod data_dir;
 pub mod dialer;
 pub mod explain;
 pub mod identity;
+pub mod logging;
 pub mod peer;
 pub mod role;
+pub mod shutdown;
+pub mod status;
+pub mod tunnel;

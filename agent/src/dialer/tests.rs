@@ -378,7 +378,9 @@ impl Site {
     }
 }
 
-struct Names(Box<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>);
+type Answers = dyn Fn(&str) -> Vec<IpAddr> + Send + Sync;
+
+struct Names(Box<Answers>);
 
 impl Resolver for Names {
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
