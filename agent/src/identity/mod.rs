@@ -17,6 +17,8 @@ pub mod exchange;
 pub mod renew;
 #[cfg(test)]
 pub(crate) mod test_ca;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use std::{
@@ -288,98 +290,4 @@ fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'sta
 fn fingerprint_of(key: &KeyPair) -> Fingerprint {
     use rcgen::PublicKeyData;
     fingerprint_of_spki(&key.subject_public_key_info())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{test_ca::TestCa, *};
-
-    #[test]
-    fn an_identity_survives_a_restart() {
-        let (_folder, dir) = data_dir();
-        let identity = TestCa::new("acme").identity(AgentId::random());
-        identity.persist(&dir).unwrap();
-
-        let loaded = Identity::load(&dir).unwrap();
-
-        assert_eq!((loaded.agent, loaded.fingerprint), (identity.agent, identity.fingerprint));
-        assert_eq!(loaded.name, identity.name);
-    }
-
-    #[test]
-    fn an_empty_folder_is_told_how_to_enrol() {
-        let (_folder, dir) = data_dir();
-        let error = Identity::load(&dir).unwrap_err();
-        assert!(matches!(error, IdentityError::NotEnrolled { .. }));
-        assert!(error.to_string().contains("postern-agent enroll"), "{error}");
-    }
-
-    #[test]
-    fn a_key_of_another_agent_is_noticed() {
-        let (_folder, dir) = data_dir();
-        let ca = TestCa::new("acme");
-        ca.identity(AgentId::random()).persist(&dir).unwrap();
-        let stranger = ca.agent(AgentId::random());
-        fs::write(dir.join("identity/key.pem"), stranger.key.serialize_pem()).unwrap();
-
-        let error = Identity::load(&dir).unwrap_err();
-
-        assert!(matches!(error, IdentityError::Inconsistent(Inconsistent::OtherKey)), "{error:?}");
-    }
-
-    #[test]
-    fn files_of_two_agents_are_noticed_even_where_key_and_certificate_match() {
-        let (_folder, dir) = data_dir();
-        let ca = TestCa::new("acme");
-        ca.identity(AgentId::random()).persist(&dir).unwrap();
-        let stranger = ca.agent(AgentId::random());
-        fs::write(dir.join("identity/key.pem"), stranger.key.serialize_pem()).unwrap();
-        fs::write(dir.join("identity/cert.pem"), &stranger.pem).unwrap();
-
-        assert!(matches!(Identity::load(&dir), Err(IdentityError::Damaged { .. })));
-    }
-
-    #[test]
-    fn every_cut_of_a_file_is_an_error_and_never_a_panic() {
-        let (_folder, dir) = data_dir();
-        TestCa::new("acme").identity(AgentId::random()).persist(&dir).unwrap();
-        for name in ["identity.json", "key.pem", "cert.pem", "ca.pem"] {
-            let path = dir.join("identity").join(name);
-            let whole = fs::read(&path).unwrap();
-            // Without its last line break a PEM file or JSON text is still whole.
-            for length in (0..whole.trim_ascii_end().len()).step_by(7) {
-                fs::write(&path, &whole[..length]).unwrap();
-                assert!(Identity::load(&dir).is_err(), "{name} cut at {length}");
-            }
-            fs::write(&path, &whole).unwrap();
-        }
-        Identity::load(&dir).unwrap();
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn the_key_is_for_this_user_only() {
-        use std::os::unix::fs::PermissionsExt;
-        let (_folder, dir) = data_dir();
-        TestCa::new("acme").identity(AgentId::random()).persist(&dir).unwrap();
-        let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode("identity"), 0o700);
-        for file in ["key.pem", "cert.pem", "ca.pem", "identity.json"] {
-            assert_eq!(mode(&format!("identity/{file}")), 0o600, "{file}");
-        }
-    }
-
-    #[test]
-    fn the_key_is_not_printed() {
-        let identity = TestCa::new("acme").identity(AgentId::random());
-        let key = identity.key.serialize_pem();
-        let secret = key.lines().nth(1).unwrap();
-        assert!(!format!("{identity:?}").contains(secret));
-    }
-
-    fn data_dir() -> (tempfile::TempDir, DataDir) {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(&folder.path().join("agent")).unwrap();
-        (folder, dir)
-    }
 }

@@ -15,7 +15,6 @@ use super::{Identity, certificate::agent_uri};
 pub(crate) struct TestCa {
     pub(crate) environment: EnvironmentName,
     pub(crate) pem: String,
-    pub(crate) der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -42,7 +41,6 @@ impl TestCa {
         Self {
             environment: environment.parse().unwrap(),
             pem: certificate.pem(),
-            der: certificate.der().clone(),
             issuer: Issuer::new(params, key),
         }
     }
