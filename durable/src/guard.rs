@@ -95,7 +95,8 @@ impl<T: Serialize + DeserializeOwned> Guard<T> {
 
 /// Both slots at once, under another name first: a crash leaves either no guard or a whole one.
 fn create(path: &Path) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let mut fresh = path.as_os_str().to_os_string();
+    fresh.push(".new");
     let mut file = File::create(&fresh)?;
     for seq in 0..2 {
         file.write_all(&fill_slot::<()>(seq, &None)?)?;

@@ -184,7 +184,6 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// NTFS journals directory entries itself and offers no handle to flush.
 #[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the unix twin can fail")]
 pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! The test binary starts itself as a child that writes and acknowledges until it is stopped; the
 //! parent compares what it finds with what was acknowledged. `DURABLE_ROUNDS=200` makes the long run.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking, their helpers too")]
 
 use std::{
     env, fs,

@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     error::{ClaimError, GroupError, StartError},
+    hint::{Following, Hint},
     members::{Member, Members, Peer, Site},
     network::{self, Network, ServeError, Transport},
     standing::{self, Leadership, Publishers},
@@ -78,8 +79,8 @@ struct Inner {
     /// When a leader was last heard; the witness' watchdog reads it.
     heard: watch::Sender<Instant>,
     preferred: watch::Sender<Option<NodeId>>,
-    /// A closed-socket hint is being followed.
-    hinted: AtomicBool,
+    /// A closed-socket hint is being followed; one at a time is enough.
+    hinted: Arc<AtomicBool>,
     // All of them only watch and nudge; Raft stays whole wherever they are cut off.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -124,7 +125,7 @@ impl Group {
             led_since: led_since_watch,
             heard: watch::Sender::new(Instant::now()),
             preferred: watch::Sender::new(None),
-            hinted: AtomicBool::new(false),
+            hinted: Arc::default(),
             tasks: Mutex::new(tasks),
         };
         let group = Self { inner: Arc::new(inner) };
@@ -236,37 +237,24 @@ impl Group {
         self.inner.applied.claim_at(index)
     }
 
-    /// "The leader's socket was closed": elect without waiting for the election timeout.
+    /// "The leader's socket was closed": do not wait for the election timeout.
     ///
-    /// Returns at once; tries for twice the longest election timeout. Harmless while the leader lives:
-    /// nobody grants a pre-vote then. The witness ignores it, candidates come first.
+    /// Tell every node that knows, the witness too: one that was told and has not heard the leader
+    /// for some heartbeats gives up its lease, and once a quorum has, a candidate is elected.
+    /// Returns at once; tried for twice the longest election timeout. Harmless while the leader
+    /// lives: its heartbeats keep the leases, and nobody grants a pre-vote.
     pub fn leader_gone(&self) {
-        let now = self.metrics();
-        let votes = now.membership_config.voter_ids().any(|voter| voter == now.id);
-        let leads = now.state == openraft::ServerState::Leader;
-        if self.inner.config.member == Member::Witness || !votes || leads {
-            return;
-        }
         if self.inner.hinted.swap(true, Ordering::AcqRel) {
             return;
         }
-        let gone = now.vote;
-        let group = self.clone();
-        self.spawn(async move {
-            let until = Instant::now() + 2 * group.inner.config.timings.election_max;
-            while Instant::now() < until {
-                let now = group.metrics();
-                // A committed vote is a leader that a quorum elected.
-                if now.running_state.is_err() || (now.vote != gone && now.vote.is_committed()) {
-                    break;
-                }
-                if group.raft().trigger().elect(true).await.is_err() {
-                    break;
-                }
-                sleep(RETRY).await;
-            }
-            group.inner.hinted.store(false, Ordering::Release);
-        });
+        let hint = Hint {
+            raft: self.raft().clone(),
+            member: self.inner.config.member,
+            timings: self.timings(),
+            heard: self.inner.heard.subscribe(),
+            following: Following(self.inner.hinted.clone()),
+        };
+        self.spawn(hint.follow());
     }
 
     /// Stands for election at once, if a quorum would have this node. For the witness, where

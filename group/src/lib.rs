@@ -19,6 +19,7 @@
 mod crashes;
 mod error;
 mod group;
+mod hint;
 mod log;
 mod members;
 mod network;

@@ -109,6 +109,7 @@ async fn measure_the_time_from_a_kill_to_the_next_claim() {
             world.close_sockets(leader);
             if hint {
                 world.group(other).leader_gone();
+                world.group(WITNESS).leader_gone();
             }
             world.claim(other).await;
             took.push(killed.elapsed().as_millis());
