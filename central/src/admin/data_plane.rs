@@ -16,6 +16,10 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Why no stream came to be, with the agent's own reason where it has spoken.
     async fn open(&self, environment: &EnvironmentName, destination: &Name) -> Result<Opened, OpenFailure>;
 
+    /// Waits until the listener of an enabled destination is open or has failed; for ever if it never
+    /// is one of them. Cancel-safe.
+    async fn settled(&self, environment: &EnvironmentName, destination: &Name);
+
     /// What the destination's listener does at this moment.
     fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening;
 }

@@ -8,6 +8,7 @@ use proto::Name;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::{
     AppState,
@@ -17,11 +18,15 @@ use super::{
     process_servers::NoFields,
     rights::Caller,
 };
-use crate::destination::{Destination, DestinationError, Destinations, Spec};
+use crate::destination::{Destination, DestinationError, Destinations, Direction, Spec, Transport};
 
 /// How long a test waits for the destination. Longer than an agent's own dial, so that the reason is
 /// the agent's.
 pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an answer waits for the listener to follow a change, so that it can say where clients
+/// connect. A listener opens within milliseconds or fails.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A destination, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -44,6 +49,20 @@ fn answer(state: &AppState, caller: &Caller, mut record: Destination) -> Destina
         Listening::Closed => None,
     };
     DestinationAnswer { record, problem }
+}
+
+/// The same, once the listener has followed.
+async fn settled_answer(state: &AppState, caller: &Caller, record: Destination) -> DestinationAnswer {
+    let listens = record.enabled
+        && record.direction == Direction::ToSite
+        && record.url.scheme().transport() == Transport::Tcp;
+    if listens {
+        let settled = state.data_plane.settled(&caller.environment, &record.name);
+        if timeout(SETTLE_TIMEOUT, settled).await.is_err() {
+            warn!(name = %record.name, "A listener has not followed a change yet");
+        }
+    }
+    answer(state, caller, record)
 }
 
 pub(super) async fn list(
@@ -71,7 +90,7 @@ pub(super) async fn create(
     let record = state.destinations(&caller).create(spec).await?;
     let text = format!("Destination {} was added: {}", record.name, record.url);
     state.note(&caller, "destination_added", text).await;
-    Ok((StatusCode::CREATED, Answer(answer(&state, &caller, record))))
+    Ok((StatusCode::CREATED, Answer(settled_answer(&state, &caller, record).await)))
 }
 
 /// A JSON merge patch (RFC 7396): what is left out stays, `null` goes back to the default.
@@ -92,7 +111,7 @@ pub(super) async fn change(
     };
     let record = state.destinations(&caller).change(&name, patched).await?;
     state.note(&caller, "destination_changed", format!("Destination {name} was changed")).await;
-    Ok(Answer(answer(&state, &caller, record)))
+    Ok(Answer(settled_answer(&state, &caller, record).await))
 }
 
 pub(super) async fn remove(

@@ -22,7 +22,8 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    future::pending,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -68,6 +69,15 @@ pub enum ListenState {
     Failed(String),
 }
 
+/// How listeners behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a new connection waits for a tunnel before it is refused.
+    pub park_timeout: Duration,
+    /// Where a destination listens that names no address of its own; the port is any free one.
+    pub bind: IpAddr,
+}
+
 /// All listeners of this central.
 pub struct Listeners {
     environments: BTreeMap<EnvironmentName, Environment>,
@@ -83,11 +93,10 @@ struct Environment {
 
 impl Listeners {
     /// Listeners for these Environments, each with the tunnel that takes its new streams. Nothing is bound yet.
-    /// A new connection waits for a tunnel for `park_timeout` at most.
     pub fn new(
         store: &SharedStore,
         tunnels: impl IntoIterator<Item = (EnvironmentName, watch::Receiver<Option<ActiveTunnel>>)>,
-        park_timeout: Duration,
+        settings: Settings,
     ) -> Self {
         let budget = Budget::of_this_process();
         let mut environments = BTreeMap::new();
@@ -100,14 +109,16 @@ impl Listeners {
                 opener: opener.clone(),
                 lot: Lot::new(PARKED_MAX),
                 budget: budget.clone(),
-                park_timeout,
+                park_timeout: settings.park_timeout,
                 events: sender,
             };
             let published = watch::Sender::new(Published::new());
             let environment =
                 Environment { destinations: destinations.clone(), opener, published: published.subscribe() };
             let events = Events::new(store.clone(), &name);
-            followers.push((Follower { store: store.clone(), destinations, events, house, published }, said));
+            let anywhere = SocketAddr::new(settings.bind, 0);
+            let store = store.clone();
+            followers.push((Follower { store, destinations, events, house, anywhere, published }, said));
             environments.insert(name, environment);
         }
         Self { environments, followers: Mutex::new(followers) }
@@ -176,6 +187,30 @@ impl DataPlane for Listeners {
                 ResetCode::TUNNEL_LOST | ResetCode::GOING_AWAY => OpenFailure::TunnelLost { via },
                 _ => OpenFailure::Refused { via, reason: reset.reason().to_owned() },
             }),
+        }
+    }
+
+    async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
+        let Some(environment) = self.environments.get(environment) else { return };
+        let settled = |published: &Published| {
+            published.get(destination).is_some_and(|shown| shown.state != ListenState::Opening)
+        };
+        // An error means that the listeners have ended: nothing will change any more.
+        let _ = environment.published.clone().wait_for(settled).await;
+    }
+
+    async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
+        let Some(environment) = self.environments.get(environment) else { return pending().await };
+        let Ok(Some(record)) = environment.destinations.find(destination).await else {
+            return pending().await;
+        };
+        let followed = |published: &Published| {
+            published.get(destination).is_some_and(|shown| {
+                shown.state != ListenState::Opening && *shown.entrance.destination() == record
+            })
+        };
+        if environment.published.clone().wait_for(followed).await.is_err() {
+            pending().await
         }
     }
 

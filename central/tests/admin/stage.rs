@@ -263,6 +263,8 @@ impl DataPlane for ScriptedDataPlane {
         }
     }
 
+    async fn settled(&self, _: &EnvironmentName, _: &Name) {}
+
     fn listening(&self, _: &EnvironmentName, _: &Name) -> Listening {
         Listening::At(([127, 0, 0, 1], 40_000).into())
     }
