@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod data_dir;
 pub mod dialer;
+pub mod doctor;
 pub mod explain;
 pub mod identity;
 pub mod logging;
