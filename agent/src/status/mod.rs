@@ -212,6 +212,13 @@ async fn answer(asker: door::Asker, seen: watch::Receiver<Snapshot>) -> io::Resu
     asker.shutdown().await
 }
 
+/// How `postern-agent status` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Text,
+    Json,
+}
+
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
@@ -254,14 +261,13 @@ pub async fn ask(data_dir: &Path) -> Result<Snapshot, StatusError> {
     }
 }
 
-/// `postern-agent status`: what to print, for people or as JSON.
-pub async fn command(data_dir: &Path, as_json: bool) -> Result<String, StatusError> {
+/// `postern-agent status`: what to print.
+pub async fn command(data_dir: &Path, output: Output) -> Result<String, StatusError> {
     let snapshot = ask(data_dir).await?;
-    if as_json {
-        serde_json::to_string_pretty(&snapshot)
-            .map_err(|source| StatusError::Answer { data_dir: data_dir.to_owned(), source })
-    } else {
-        Ok(text::render(&snapshot))
+    match output {
+        Output::Text => Ok(text::render(&snapshot)),
+        Output::Json => serde_json::to_string_pretty(&snapshot)
+            .map_err(|source| StatusError::Answer { data_dir: data_dir.to_owned(), source }),
     }
 }
 
@@ -293,7 +299,7 @@ pub(crate) mod tests {
         let serving = tokio::spawn(serve(&config, seen).unwrap());
 
         assert_eq!(ask(folder.path()).await.unwrap(), shown);
-        let text = command(folder.path(), false).await.unwrap();
+        let text = command(folder.path(), Output::Text).await.unwrap();
         for words in ["gw in environment acme", "active", "epoch 2.17", "connected to https://localhost:443"]
         {
             assert!(text.contains(words), "{words:?} is not in:\n{text}");
@@ -304,7 +310,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn without_an_agent_the_exit_code_is_three() {
         let folder = tempfile::tempdir().unwrap();
-        let error = command(folder.path(), true).await.unwrap_err();
+        let error = command(folder.path(), Output::Json).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("postern-agent run"), "{error}");
     }
