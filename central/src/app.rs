@@ -28,7 +28,7 @@ use crate::{
         handshake::{Caller, Doors, routes},
         keeper::{self, Event, Keeper, Rooms},
     },
-    listener::Listeners,
+    listener::{self, Listeners},
     process_server::{ProcessServers, group::Groups},
     store::{SharedStore, StoreError, sled::SledStore},
     tls,
@@ -145,7 +145,9 @@ impl App {
         let gateways = Gateways::new(gateways);
         let environments = Arc::new(environments);
         let tunnels = environments.iter().map(|(name, environment)| (name.clone(), environment.tunnel.subscribe()));
-        let listeners = Arc::new(Listeners::new(&store, tunnels, config.gateway.park_timeout));
+        let settings =
+            listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
+        let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
 
         let public_url = config
             .tunnel

@@ -43,6 +43,8 @@ pub(super) struct Follower {
     pub(super) destinations: Destinations,
     pub(super) events: Events,
     pub(super) house: House,
+    /// Where a destination listens that does not say where.
+    pub(super) anywhere: SocketAddr,
     pub(super) published: watch::Sender<Published>,
 }
 
@@ -99,7 +101,7 @@ impl Follower {
 
     async fn apply(&self, list: Vec<Destination>, kept: &mut BTreeMap<Name, Kept>, tasks: &mut JoinSet<()>) {
         let wanted: BTreeMap<_, _> = list.into_iter().filter(listens).map(|d| (d.name.clone(), d)).collect();
-        for left in close_what_is_not(&wanted, kept) {
+        for left in self.close_what_is_not(&wanted, kept) {
             left.cancelled().await;
         }
         kept.retain(|_, there| !there.entrance.shut.is_cancelled());
@@ -109,22 +111,46 @@ impl Follower {
             published.len() != before
         });
         for (name, destination) in wanted {
-            let listen = destination.listen.unwrap_or(tcp::ANYWHERE);
+            let listen = destination.listen.unwrap_or(self.anywhere);
             let entrance = match kept.get(&name) {
                 Some(there) if !there.moved.is_cancelled() => {
-                    if *there.entrance.destination() != destination {
-                        there.entrance.change(destination);
-                    }
+                    there.entrance.change(destination);
                     continue;
                 }
-                Some(there) => {
-                    there.entrance.change(destination);
-                    Arc::clone(&there.entrance)
-                }
-                None => Entrance::new(self.house.clone(), destination),
+                Some(there) => Arc::clone(&there.entrance),
+                None => Entrance::new(self.house.clone(), destination.clone()),
             };
-            kept.insert(name.clone(), self.open(name, entrance, listen, tasks));
+            let opened = self.open(name.clone(), Arc::clone(&entrance), listen, tasks);
+            // Behind the opening: nobody may see the new record beside the old address.
+            entrance.change(destination);
+            kept.insert(name, opened);
         }
+        // Whoever waits for a change to be followed looks at the records.
+        self.published.send_modify(|_| {});
+    }
+
+    /// Shuts and moves what is not as wanted any more; returns what to wait for.
+    fn close_what_is_not(
+        &self,
+        wanted: &BTreeMap<Name, Destination>,
+        kept: &BTreeMap<Name, Kept>,
+    ) -> Vec<CancellationToken> {
+        let mut leaving = Vec::new();
+        for (name, there) in kept {
+            let same_place = wanted.get(name).filter(|wanted| wanted.url == there.entrance.destination().url);
+            match same_place {
+                // A task that failed left its entrance as it was.
+                Some(_) if there.task.is_finished() => there.moved.cancel(),
+                Some(wanted) if wanted.listen.unwrap_or(self.anywhere) == there.listen => continue,
+                Some(_) => there.moved.cancel(),
+                None => {
+                    info!(destination = %name, "Closed a destination's listener");
+                    there.entrance.shut.cancel();
+                }
+            }
+            leaving.push(there.left.clone());
+        }
+        leaving
     }
 
     fn open(&self, name: Name, entrance: Arc<Entrance>, listen: SocketAddr, tasks: &mut JoinSet<()>) -> Kept {
@@ -135,29 +161,6 @@ impl Follower {
         let task = tasks.spawn(keep(publish, listen, moved.clone(), left.clone()));
         Kept { entrance, listen, moved, left, task }
     }
-}
-
-/// Shuts and moves what is not as wanted any more; returns what to wait for.
-fn close_what_is_not(
-    wanted: &BTreeMap<Name, Destination>,
-    kept: &BTreeMap<Name, Kept>,
-) -> Vec<CancellationToken> {
-    let mut leaving = Vec::new();
-    for (name, there) in kept {
-        let same_place = wanted.get(name).filter(|wanted| wanted.url == there.entrance.destination().url);
-        match same_place {
-            // A task that failed left its entrance as it was.
-            Some(_) if there.task.is_finished() => there.moved.cancel(),
-            Some(wanted) if wanted.listen.unwrap_or(tcp::ANYWHERE) == there.listen => continue,
-            Some(_) => there.moved.cancel(),
-            None => {
-                info!(destination = %name, "Closed a destination's listener");
-                there.entrance.shut.cancel();
-            }
-        }
-        leaving.push(there.left.clone());
-    }
-    leaving
 }
 
 /// Keeps what the entrances say. Ends when the last entrance is gone.

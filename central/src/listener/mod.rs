@@ -191,15 +191,6 @@ impl DataPlane for Listeners {
     }
 
     async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
-        let Some(environment) = self.environments.get(environment) else { return };
-        let settled = |published: &Published| {
-            published.get(destination).is_some_and(|shown| shown.state != ListenState::Opening)
-        };
-        // An error means that the listeners have ended: nothing will change any more.
-        let _ = environment.published.clone().wait_for(settled).await;
-    }
-
-    async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
         let Some(environment) = self.environments.get(environment) else { return pending().await };
         let Ok(Some(record)) = environment.destinations.find(destination).await else {
             return pending().await;

@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -41,9 +41,6 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// How long those inside may take to end when central stops.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-
-/// Where a destination listens that does not say where: this host only, any free port.
-pub const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Opens the listening socket.
 ///

@@ -1,6 +1,6 @@
 //! The room as a whole: real sockets, a real store, and agents at the other end of real tunnels.
 
-use std::{io, sync::atomic::Ordering, time::Duration};
+use std::{io, net::Ipv4Addr, sync::atomic::Ordering, time::Duration};
 
 use proto::driver::{IncomingStream, ResetCode};
 use serde_json::{Value, json};
@@ -191,6 +191,20 @@ async fn a_destination_moves_to_another_address_and_those_inside_stay() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_change_sees_the_listener_that_followed_it() {
+    let world = World::new(PATIENT).await;
+    world.add(json!({"name": "db", "url": "tcp://db.example:5432"})).await;
+    limited(world.listeners.settled(&world.environment, &name("db"))).await;
+    world.listeners.bound(&world.environment, &name("db")).unwrap();
+    let free = free_address().await;
+    for patch in [json!({"listen": free.to_string()}), json!({"limits": {"streams": 7}})] {
+        world.patch("db", patch).await;
+        limited(world.listeners.settled(&world.environment, &name("db"))).await;
+        assert_eq!(world.listeners.bound(&world.environment, &name("db")), Some(free));
+    }
+}
+
+#[tokio::test]
 async fn another_url_resets_those_who_were_led_to_the_old_place() {
     let world = World::new(PATIENT).await;
     let _agent = world.gate.connect("agent-1", |incoming| async move {
@@ -282,7 +296,11 @@ impl World {
         let gate = Gate::default();
         let store = store();
         let tunnels = [(environment.clone(), gate.tunnel.subscribe())];
-        let listeners = Arc::new(Listeners::new(&store, tunnels, park_timeout));
+        let listeners = Arc::new(Listeners::new(
+            &store,
+            tunnels,
+            Settings { park_timeout, bind: Ipv4Addr::LOCALHOST.into() },
+        ));
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (listeners, stop) = (Arc::clone(&listeners), stop.clone());
