@@ -1,1 +1,218 @@
-fn main() {}
+//! `postern-agent`: the Platform Agent on a customer's host.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use agent::{
+    app::{App, AppError, Outcome},
+    config::Config,
+    data_dir::DataDir,
+    doctor,
+    explain::explain,
+    identity::{
+        central::CentralUrl,
+        enroll::{self, Enrolment, Token},
+    },
+    logging, shutdown, status,
+};
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+/// Wrong usage or configuration: nothing was started.
+const EXIT_CONFIG: u8 = 2;
+
+/// Where an agent keeps its state unless told otherwise.
+#[cfg(unix)]
+const DATA_DIR: &str = "/var/lib/postern-agent";
+#[cfg(not(unix))]
+const DATA_DIR: &str = r"C:\ProgramData\Postern\agent";
+
+/// The Platform Agent of Postern: joins the gateway group and, when active, carries the tunnel.
+#[derive(Parser)]
+#[command(name = "postern-agent", version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Exchange a one-time token for this agent's certificate.
+    Enroll {
+        /// Where agents reach central, https://HOST:PORT.
+        #[arg(long, value_name = "URL")]
+        central: CentralUrl,
+        /// The file with the token, or - for standard input. A token is never an argument.
+        #[arg(long, value_name = "FILE|-")]
+        token_file: PathBuf,
+        /// Central's CA certificate, PEM: the only one this agent will trust.
+        #[arg(long, value_name = "FILE")]
+        ca_cert: PathBuf,
+        /// The Process Server's name; default: this host's name.
+        #[arg(long)]
+        name: Option<proto::Name>,
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// Enrol although an identity exists: it is replaced.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Run the agent.
+    Run {
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// The configuration; default: DATA_DIR/agent.toml where it exists.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Ask the agent running on this host what it is doing.
+    Status {
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Check this host's set-up, from the folder's rights to the way to central.
+    Doctor {
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Look at a configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say what is wrong with a configuration, with file, line and column.
+    Check {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::Enroll { central, token_file, ca_cert, name, data_dir, replace } => {
+            let token = match Token::read(&token_file) {
+                Ok(token) => token,
+                Err(error) => return failed(&error),
+            };
+            let enrolment = Enrolment { central, token, ca_file: ca_cert, name, replace };
+            in_runtime(async move {
+                match enroll::command(enrolment, &data_dir).await {
+                    Ok(done) => {
+                        println!("{done}");
+                        ExitCode::SUCCESS
+                    }
+                    Err(error) => failed(&error),
+                }
+            })
+        }
+        Command::Run { data_dir, config } => match Config::load(&data_dir, config.as_deref()) {
+            Ok(loaded) => in_runtime(run(loaded, data_dir)),
+            Err(error) => bad_config(&error),
+        },
+        Command::Status { data_dir, output } => in_runtime(async move {
+            let output = match output {
+                Output::Text => status::Output::Text,
+                Output::Json => status::Output::Json,
+            };
+            match status::command(&data_dir, output).await {
+                Ok(text) => {
+                    println!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("postern-agent: {}", explain(&error));
+                    ExitCode::from(error.exit_code())
+                }
+            }
+        }),
+        Command::Doctor { data_dir, config } => in_runtime(doctor::command(data_dir, config)),
+        Command::Config(ConfigCommand::Check { config, data_dir }) => {
+            match Config::load(&data_dir, Some(&config)) {
+                Ok(_) => {
+                    println!("{} is good", config.display());
+                    ExitCode::SUCCESS
+                }
+                Err(error) => bad_config(&error),
+            }
+        }
+    }
+}
+
+async fn run(config: Config, path: PathBuf) -> ExitCode {
+    logging::init(&config.log);
+    let outcome = match one_run(config, &path).await {
+        Ok(outcome) => outcome,
+        Err(error) => return failed(&*error),
+    };
+    match outcome {
+        Outcome::Stopped => ExitCode::SUCCESS,
+        Outcome::Restart => restart(),
+    }
+}
+
+async fn one_run(config: Config, path: &Path) -> Result<Outcome, Box<dyn std::error::Error>> {
+    let data_dir = Arc::new(DataDir::open(path)?);
+    let app = App::build(config, data_dir).await?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    let waiting = tokio::spawn(async move {
+        shutdown::requested().await;
+        asked.cancel();
+    });
+    let outcome: Result<Outcome, AppError> = app.run(stop).await;
+    waiting.abort();
+    Ok(outcome?)
+}
+
+/// Becomes a new process of the same program, with the same arguments: whoever started this one
+/// still knows it by its process id.
+#[cfg(unix)]
+fn restart() -> ExitCode {
+    use std::os::unix::process::CommandExt;
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return failed(&error),
+    };
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    failed(&error)
+}
+
+/// Windows cannot replace a process; the service manager starts it again after this exit.
+#[cfg(not(unix))]
+fn restart() -> ExitCode {
+    ExitCode::FAILURE
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("postern-agent: {}", explain(error));
+    ExitCode::FAILURE
+}
+
+fn bad_config(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("{}", explain(error));
+    ExitCode::from(EXIT_CONFIG)
+}

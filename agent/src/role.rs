@@ -60,9 +60,13 @@ pub enum Role {
     /// A claim was proposed and is not committed yet.
     Claiming,
     /// The newest claim this agent knows names it, in this boot.
-    Active { epoch: Epoch },
+    Active {
+        epoch: Epoch,
+    },
     /// A successor was ordered and has claimed; old streams may finish.
-    Draining { epoch: Epoch },
+    Draining {
+        epoch: Epoch,
+    },
 }
 
 /// What the group says of its leader.
@@ -105,7 +109,9 @@ pub enum Action {
 enum Evidence {
     /// Nothing was asked since this agent began to lead.
     None,
-    Asked { id: u64 },
+    Asked {
+        id: u64,
+    },
     /// Central answered after this agent began to lead; its reports since then keep it fresh.
     Fresh,
 }
@@ -197,15 +203,24 @@ impl RoleMachine {
         self.judge(now);
     }
 
+    /// Central told its `agent.give_way_after`.
+    pub fn set_give_way_after(&mut self, give_way_after: Duration) {
+        self.give_way_after = give_way_after;
+    }
+
+    /// The control websocket ended: what central last said over it grows stale, though the tunnel
+    /// may still be heard.
+    pub fn handle_control_lost(&mut self) {
+        self.report = None;
+        self.evidence = Evidence::None;
+    }
+
     /// Whether central is heard, on the control websocket or in the tunnel.
     pub fn handle_central(&mut self, heard: bool, now: Instant) {
         match (heard, self.central_silent_since) {
             (true, Some(_)) => self.central_silent_since = None,
             (false, None) => {
                 self.central_silent_since = Some(now);
-                // What central last said grows stale with the link it came over.
-                self.report = None;
-                self.evidence = Evidence::None;
             }
             (true, None) | (false, Some(_)) => return,
         }
@@ -578,7 +593,11 @@ mod tests {
         fn report(&mut self, answers: Option<u64>, report: Report) {
             let report = GatewayReport {
                 answers,
-                tunnel: report.tunnel.map(|node| LiveTunnel { node: NodeId(node), epoch: epoch(5), boot: YOU }),
+                tunnel: report.tunnel.map(|node| LiveTunnel {
+                    node: NodeId(node),
+                    epoch: epoch(5),
+                    boot: YOU,
+                }),
                 order: report.order.map(|(node, planned)| Order { id: 1, node: NodeId(node), planned }),
                 fence: None,
             };

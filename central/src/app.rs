@@ -8,11 +8,7 @@ use axum::http::Extensions;
 use durable::Durable;
 use proto::EnvironmentName;
 use time::OffsetDateTime;
-use tokio::{
-    net::TcpListener,
-    sync::mpsc,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -144,7 +140,8 @@ impl App {
         }
         let gateways = Gateways::new(gateways);
         let environments = Arc::new(environments);
-        let tunnels = environments.iter().map(|(name, environment)| (name.clone(), environment.tunnel.subscribe()));
+        let tunnels =
+            environments.iter().map(|(name, environment)| (name.clone(), environment.tunnel.subscribe()));
         let settings =
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
         let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
@@ -241,7 +238,9 @@ impl App {
         let stop = cancel.clone();
         let (tunnel, agent_tls, agent_router) = (self.tunnel, self.agent_tls, self.agent_router);
         parts.spawn(async move {
-            report(door::serve(tunnel, agent_tls, agent_router, AGENT_BOUNDS, Arc::new(introduce), stop).await);
+            report(
+                door::serve(tunnel, agent_tls, agent_router, AGENT_BOUNDS, Arc::new(introduce), stop).await,
+            );
             "the tunnel endpoint"
         });
         let stop = cancel.clone();
@@ -300,7 +299,11 @@ fn introduce(connection: &rustls::ServerConnection, remote: SocketAddr, known: &
     known.insert(Caller { identity, remote });
 }
 
-async fn bind(address: SocketAddr, what: &'static str, setting: &'static str) -> Result<TcpListener, BuildError> {
+async fn bind(
+    address: SocketAddr,
+    what: &'static str,
+    setting: &'static str,
+) -> Result<TcpListener, BuildError> {
     TcpListener::bind(address).await.map_err(|source| BuildError::Listen { what, setting, address, source })
 }
 

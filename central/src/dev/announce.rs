@@ -80,11 +80,17 @@ fn tell(text: &mut String, all: &Announcement<'_>) -> std::fmt::Result {
     for agent in all.agents {
         let role = if agent.name == *all.active { "active" } else { "standby" };
         let log = agent.data_dir.join("agent.log");
-        writeln!(text, "  {:<9} process {:<8} {role:<8} log {}", agent.name, agent.pid, log.display())?;
+        writeln!(
+            text,
+            "  {:<9} process {:<8} {role:<8} log {}",
+            agent.name.as_str(),
+            agent.pid,
+            log.display()
+        )?;
     }
     writeln!(text, "\nDestinations, and how to try them")?;
     for one in &all.destinations {
-        writeln!(text, "  {:<9} {} leads to {}", one.name, one.listen, one.url)?;
+        writeln!(text, "  {:<9} {} leads to {}", one.name.as_str(), one.listen, one.url)?;
         if let Some(hint) = hint(one) {
             writeln!(text, "  {:<9} {hint}", "")?;
         }

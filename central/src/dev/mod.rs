@@ -124,8 +124,9 @@ fn configured(given: Option<Config>, args: &DevArgs, folder: &Folder) -> Result<
     let quiet = given.is_none();
     let mut config = given.unwrap_or_default();
     if quiet {
-        // Somebody reads what dev itself says; what central has to say can be asked for with --config or POSTERN_LOG.
-        config.log.level = "warn".into();
+        // Somebody reads what dev itself says, and the end of every agent would make openraft warn. What central
+        // has to say can be asked for with --config or POSTERN_LOG.
+        config.log.level = "warn,openraft=error".into();
     }
     config.data_dir = folder.central();
     config.admin.listen = folder.admin_listen(args.admin_listen);

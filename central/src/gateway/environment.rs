@@ -14,7 +14,11 @@ use proto::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{keeper::Event, registry::{AgentLink, Registry}, witness::Witness};
+use super::{
+    keeper::Event,
+    registry::{AgentLink, Registry},
+    witness::Witness,
+};
 
 /// How many events may wait for the keeper.
 pub const EVENTS_MAX: usize = 1024;
@@ -94,9 +98,10 @@ impl Environment {
         }
         let to = call.to;
         match self.registry.route(Seat { group: call.group, node: to }) {
-            Some(peer) => peer.call(call).await.map_err(|error| {
-                error.unwrap_or_else(|| format!("{} did not answer in time", peer.name))
-            }),
+            Some(peer) => peer
+                .call(call)
+                .await
+                .map_err(|error| error.unwrap_or_else(|| format!("{} did not answer in time", peer.name))),
             None => Err(format!("node {to} is not connected to central")),
         }
     }

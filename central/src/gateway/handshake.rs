@@ -26,8 +26,9 @@ use proto::{
     control::{AgentMessage, CentralMessage, RaftReply},
     driver::{self, LaneEnd},
     hello::{
-        AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal, RefusalCode,
-        Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission, TunnelHello, Versions, WIRE_VERSION, Welcome,
+        AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal,
+        RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission, TunnelHello, Versions,
+        WIRE_VERSION, Welcome,
     },
     link::{self, LinkEnd},
 };
@@ -35,7 +36,10 @@ use time::OffsetDateTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{handshake::derive_accept_key, protocol::{Role, WebSocketConfig}},
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
 };
 
 use super::{
@@ -75,20 +79,32 @@ pub fn routes(doors: Doors) -> Router {
     Router::new().route(CONTROL_PATH, get(control)).route(TUNNEL_PATH, get(tunnel)).with_state(doors)
 }
 
-async fn control(State(doors): State<Doors>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+async fn control(
+    State(doors): State<Doors>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
     match find(&doors, &caller).await {
-        Ok((environment, identity)) => upgrade(request, CONTROL_SUBPROTOCOL, link::websocket_config(), move |socket| {
-            control_session(environment, identity, caller.remote, socket)
-        }),
+        Ok((environment, identity)) => {
+            upgrade(request, CONTROL_SUBPROTOCOL, link::websocket_config(), move |socket| {
+                control_session(environment, identity, caller.remote, socket)
+            })
+        }
         Err(refusal) => refusal,
     }
 }
 
-async fn tunnel(State(doors): State<Doors>, Extension(caller): Extension<Caller>, request: Request) -> Response {
+async fn tunnel(
+    State(doors): State<Doors>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
     match find(&doors, &caller).await {
-        Ok((environment, identity)) => upgrade(request, TUNNEL_SUBPROTOCOL, driver::websocket_config(), move |socket| {
-            tunnel_session(environment, identity, socket)
-        }),
+        Ok((environment, identity)) => {
+            upgrade(request, TUNNEL_SUBPROTOCOL, driver::websocket_config(), move |socket| {
+                tunnel_session(environment, identity, socket)
+            })
+        }
         Err(refusal) => refusal,
     }
 }
@@ -156,9 +172,11 @@ where
 /// The key of a good opening handshake, or what is wrong with it.
 fn opening<'a>(headers: &'a HeaderMap, subprotocol: &str) -> Result<&'a HeaderValue, &'static str> {
     let has = |name, wanted: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted))
-        })
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted)))
     };
     if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err("a websocket handshake has no body\n");
@@ -173,7 +191,9 @@ fn opening<'a>(headers: &'a HeaderMap, subprotocol: &str) -> Result<&'a HeaderVa
         return Err("only websocket version 13 is spoken here\n");
     }
     if !has(header::SEC_WEBSOCKET_PROTOCOL, subprotocol) {
-        return Err("the websocket subprotocol is not spoken here: central and agent versions do not match\n");
+        return Err(
+            "the websocket subprotocol is not spoken here: central and agent versions do not match\n",
+        );
     }
     headers.get(header::SEC_WEBSOCKET_KEY).ok_or("Sec-WebSocket-Key is missing\n")
 }
@@ -230,7 +250,11 @@ async fn control_session(
 }
 
 /// Everything about a control hello that needs no decision of the keeper.
-async fn judge(environment: &Environment, identity: &AgentIdentity, hello: &AgentHello) -> Result<(), Refusal> {
+async fn judge(
+    environment: &Environment,
+    identity: &AgentIdentity,
+    hello: &AgentHello,
+) -> Result<(), Refusal> {
     speaks(hello.versions, &hello.software)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let skew = now.abs_diff(Duration::from_millis(hello.unix_ms));
@@ -264,7 +288,8 @@ fn speaks(versions: Versions, software: &str) -> Result<(), Refusal> {
     if versions.agree(Versions::OURS).is_some() {
         return Ok(());
     }
-    let advice = if versions.min > Versions::OURS.max { "upgrade central first" } else { "upgrade the agent" };
+    let advice =
+        if versions.min > Versions::OURS.max { "upgrade central first" } else { "upgrade the agent" };
     Err(Refusal {
         code: RefusalCode::Version,
         message: format!(
@@ -395,7 +420,8 @@ async fn run_lane(
         }
         resume = Some(Resume { received_through: tunnel.received_through() });
     }
-    let admission = TunnelAdmission::Admitted { version: WIRE_VERSION, settings: environment.settings, resume };
+    let admission =
+        TunnelAdmission::Admitted { version: WIRE_VERSION, settings: environment.settings, resume };
     if let Err(end) = link::say(&mut socket, &admission).await {
         tracing::debug!(%end, "An admission could not be told");
         return LaneEnd::Stopped;
@@ -404,7 +430,10 @@ async fn run_lane(
         // Ends with the session. Streams towards the cloud have no destinations yet.
         tokio::spawn(async move {
             while let Some(stream) = incoming.next().await {
-                stream.refuse(proto::mux::ResetCode::UNKNOWN_DESTINATION, "central has no destination of this name");
+                stream.refuse(
+                    proto::mux::ResetCode::UNKNOWN_DESTINATION,
+                    "central has no destination of this name",
+                );
             }
         });
     }

@@ -64,15 +64,36 @@ pub enum Event {
     Connected(Arc<AgentLink>),
     Disconnected(Arc<AgentLink>),
     /// An agent asks whether a tunnel lives.
-    Asked { link: Arc<AgentLink>, id: u64 },
+    Asked {
+        link: Arc<AgentLink>,
+        id: u64,
+    },
     /// The tunnel was pinged for that question.
-    Pinged { link: Arc<AgentLink>, id: u64, lane: u64, alive: bool },
-    Reported { link: Arc<AgentLink>, report: AgentReport },
-    SeatLeft { agent: AgentId, seat: Seat },
+    Pinged {
+        link: Arc<AgentLink>,
+        id: u64,
+        lane: u64,
+        alive: bool,
+    },
+    Reported {
+        link: Arc<AgentLink>,
+        report: AgentReport,
+    },
+    SeatLeft {
+        agent: AgentId,
+        seat: Seat,
+    },
     /// A tunnel wants to be admitted; its claim was seen by the witness.
-    Knock { peer: AgentIdentity, hello: TunnelHello, reply: oneshot::Sender<admit::Answer> },
+    Knock {
+        peer: AgentIdentity,
+        hello: TunnelHello,
+        reply: oneshot::Sender<admit::Answer>,
+    },
     /// A tunnel's websocket has ended.
-    LaneEnded { lane: u64, end: LaneEnd },
+    LaneEnded {
+        lane: u64,
+        end: LaneEnd,
+    },
     /// The witness applied or learned something.
     GroupChanged,
     Command(Command),
@@ -183,7 +204,8 @@ impl Keeper {
             let now = Instant::now();
             keeper.lost_at = Some(now);
             // The fence knows who was active last; without one, the founder is waited for.
-            let last = keeper.fence.map(|fence| fence.node).filter(|node| keeper.record.agent_on(*node).is_some());
+            let last =
+                keeper.fence.map(|fence| fence.node).filter(|node| keeper.record.agent_on(*node).is_some());
             let first = last.or_else(|| keeper.record.group.as_ref()?.seats.first().map(|s| s.node));
             if let Some(node) = first {
                 keeper.last_active = keeper.name_of(node);
@@ -257,7 +279,9 @@ impl Keeper {
             .await;
         match seen {
             Ok(server) => drop(self.servers.insert(server.agent, server)),
-            Err(error) => tracing::warn!(agent = %link.name, %error, "Could not note that an agent connected"),
+            Err(error) => {
+                tracing::warn!(agent = %link.name, %error, "Could not note that an agent connected")
+            }
         }
         if let Some(old) = self.environment.registry.insert(link.clone()) {
             old.closed.cancel();
@@ -295,6 +319,11 @@ impl Keeper {
     fn peer_gone(&self, node: NodeId) {
         for link in self.environment.registry.links() {
             link.tell(CentralMessage::PeerGone { node });
+        }
+        if let Some(witness) = self.environment.witness()
+            && witness.group.leadership().borrow().leader == Some(node)
+        {
+            witness.group.leader_gone();
         }
     }
 
@@ -431,7 +460,8 @@ impl Keeper {
     fn voters(&self) -> Option<Voters> {
         let witness = self.environment.witness()?;
         let members = witness.group.members();
-        let voters = members.borrow().voters.iter().copied().filter(|node| *node != witness.seat.node).collect();
+        let voters =
+            members.borrow().voters.iter().copied().filter(|node| *node != witness.seat.node).collect();
         Some(Voters { agents: voters })
     }
 

@@ -330,9 +330,7 @@ impl ProxyProcessor {
             .iter()
             .copied()
             .filter(|node| seeking.round.left(*node, self.connect_timeout) > Duration::ZERO)
-            .max_by_key(|node| {
-                (seeking.round.left(*node, self.connect_timeout), std::cmp::Reverse(*node))
-            })
+            .max_by_key(|node| (seeking.round.left(*node, self.connect_timeout), std::cmp::Reverse(*node)))
     }
 
     /// Nobody is left: the gateway is down. `true` when another round has somebody to try.
@@ -418,18 +416,21 @@ mod tests {
         world.up(1);
         let lost_at = world.lose();
 
-        assert_eq!(world.orders_and_downs_until(lost_at + 17 * MIN), [
-            (4 * MIN, "order 2".to_owned()),
-            (8 * MIN, "order 3".to_owned()),
-            (12 * MIN, "order 4".to_owned()),
-            (16 * MIN, "down".to_owned()),
-            (16 * MIN, "order 1".to_owned()), // central keeps trying, round after round
-        ]);
+        assert_eq!(
+            world.orders_and_downs_until(lost_at + 17 * MIN),
+            [
+                (4 * MIN, "order 2".to_owned()),
+                (8 * MIN, "order 3".to_owned()),
+                (12 * MIN, "order 4".to_owned()),
+                (16 * MIN, "down".to_owned()),
+                (16 * MIN, "order 1".to_owned()), // central keeps trying, round after round
+            ]
+        );
         assert_eq!(world.processor.state(), GatewayState::Down);
-        assert_eq!(world.orders_and_downs_until(lost_at + 25 * MIN), [
-            (20 * MIN, "order 2".to_owned()),
-            (24 * MIN, "order 3".to_owned()),
-        ]);
+        assert_eq!(
+            world.orders_and_downs_until(lost_at + 25 * MIN),
+            [(20 * MIN, "order 2".to_owned()), (24 * MIN, "order 3".to_owned()),]
+        );
 
         world.up(3);
         assert_eq!(world.processor.state(), GatewayState::Up);
@@ -452,7 +453,10 @@ mod tests {
         world.lose();
         world.configured([2]);
         assert_eq!(world.processor.attempt().map(|(node, _)| node), Some(NodeId(2)));
-        assert_eq!(world.verdicts().last(), Some(&Verdict::Order(Order { id: 1, node: NodeId(2), planned: false })));
+        assert_eq!(
+            world.verdicts().last(),
+            Some(&Verdict::Order(Order { id: 1, node: NodeId(2), planned: false }))
+        );
     }
 
     #[test]
@@ -546,10 +550,7 @@ mod tests {
         world.processor.handle_claim(NodeId(2));
         world.verdicts();
         world.pass(4 * MIN);
-        assert_eq!(world.verdicts(), [
-            Verdict::OrderDone,
-            Verdict::SwitchFailed { node: NodeId(2) }
-        ]);
+        assert_eq!(world.verdicts(), [Verdict::OrderDone, Verdict::SwitchFailed { node: NodeId(2) }]);
         assert_eq!(world.processor.state(), GatewayState::Up);
     }
 
@@ -614,7 +615,9 @@ mod tests {
                 self.processor.handle_timeout(at);
                 for verdict in self.verdicts() {
                     match verdict {
-                        Verdict::Order(order) => seen.push((at - self.lost_at, format!("order {}", order.node))),
+                        Verdict::Order(order) => {
+                            seen.push((at - self.lost_at, format!("order {}", order.node)))
+                        }
                         Verdict::Down => seen.push((at - self.lost_at, "down".to_owned())),
                         _ => {}
                     }

@@ -89,8 +89,10 @@ impl AgentLink {
     /// `None` when no answer came within the call's time.
     pub async fn call(&self, mut call: RaftCall) -> Result<Box<RawValue>, Option<String>> {
         let limit = Duration::from_millis(call.ttl_ms);
-        let pending =
-            self.calls.begin().ok_or_else(|| Some(format!("too many calls to {} are unanswered", self.name)))?;
+        let pending = self
+            .calls
+            .begin()
+            .ok_or_else(|| Some(format!("too many calls to {} are unanswered", self.name)))?;
         call.id = pending.id;
         self.tell(CentralMessage::RaftCall(call));
         pending.wait(limit).await

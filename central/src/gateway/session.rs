@@ -2,11 +2,7 @@
 
 use std::time::Instant;
 
-use proto::{
-    AgentId, BootId, Epoch, Name, NodeId, SessionId,
-    control::LiveTunnel,
-    driver::Tunnel,
-};
+use proto::{AgentId, BootId, Epoch, Name, NodeId, SessionId, control::LiveTunnel, driver::Tunnel};
 use tokio_util::sync::CancellationToken;
 
 /// One epoch's tunnel.
@@ -25,7 +21,9 @@ pub struct Session {
 pub enum Lane {
     Up(LaneHandle),
     /// Lost; streams wait until then for the same active to come back.
-    Lost { until: Instant },
+    Lost {
+        until: Instant,
+    },
 }
 
 /// How the keeper ends a websocket, and knows that it has ended.

@@ -81,7 +81,11 @@ impl Keeper {
     }
 
     /// `true` when the next step may follow at once.
-    async fn take(&mut self, step: Step, now: Instant) -> Result<bool, crate::process_server::group::GroupError> {
+    async fn take(
+        &mut self,
+        step: Step,
+        now: Instant,
+    ) -> Result<bool, crate::process_server::group::GroupError> {
         match step {
             Step::Found { agent } => {
                 let founding = self.rooms.groups.found(agent, self.record.generation).await?;
@@ -209,7 +213,8 @@ impl Keeper {
         };
         let founder = self.record.group.as_ref().is_some_and(|group| group.founder == link.agent);
         let unheard = self.voters().is_none_or(|voters| voters.agents.is_empty());
-        let first = self.record.group.as_ref().and_then(|g| g.seats.first()).map(|s| s.node) == Some(seat.node);
+        let first =
+            self.record.group.as_ref().and_then(|g| g.seats.first()).map(|s| s.node) == Some(seat.node);
         let grant = match founder && unheard && first {
             true => SeatGrant::Found { seat },
             false => SeatGrant::Join { seat },
@@ -303,7 +308,11 @@ impl Keeper {
             Verdict::Down => {
                 self.note("gateway_down", "No configured candidate is left to try".into());
                 let context = Context { summary: "The Secure Gateway is down".into(), ..Context::default() };
-                self.policy.handle_down(now, IncidentId::new(proto::SessionId::random().to_string()), context);
+                self.policy.handle_down(
+                    now,
+                    IncidentId::new(proto::SessionId::random().to_string()),
+                    context,
+                );
             }
             Verdict::Up { .. } => {}
             Verdict::SwitchFailed { node } => {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What the keeper answers a knocking tunnel.
-pub type Answer = Result<Admitted, Refusal>;
+pub(in crate::gateway) type Answer = Result<Admitted, Refusal>;
 
 /// Proof that the durable fence admitted this websocket's epoch. Only the keeper makes one.
 #[derive(Debug)]
@@ -64,7 +64,10 @@ impl Keeper {
             // Without the fence nobody is admitted: what is up stays up, nothing new comes.
             Err(error) => {
                 tracing::error!(environment = %self.environment.name, %error, "The fence could not be read or written");
-                Err(Refusal { code: RefusalCode::Internal, message: "central could not write its fence".into() })
+                Err(Refusal {
+                    code: RefusalCode::Internal,
+                    message: "central could not write its fence".into(),
+                })
             }
         }
     }

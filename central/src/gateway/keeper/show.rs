@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use proto::{Name, control::{CentralMessage, GatewayReport}};
+use proto::{
+    Name,
+    control::{CentralMessage, GatewayReport},
+};
 use time::OffsetDateTime;
 
 use super::Keeper;
@@ -142,7 +145,10 @@ impl Keeper {
                 .iter()
                 .filter_map(|seated| {
                     let name = self.servers.get(&seated.agent)?.name.clone();
-                    Some(SeatView { name, seat: proto::hello::Seat { group: witness.seat.group, node: seated.node } })
+                    Some(SeatView {
+                        name,
+                        seat: proto::hello::Seat { group: witness.seat.group, node: seated.node },
+                    })
                 })
                 .collect(),
         })

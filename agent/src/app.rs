@@ -1,0 +1,496 @@
+//! The running agent: one loop that hears everything and asks the role machine what to do.
+//!
+//! ```text
+//!   control ──┐                                  ┌──► ask central, report
+//!   cluster ──┼──► App ──► RoleMachine ──► App ──┼──► claim, transfer, give way
+//!   tunnel  ──┘                                  └──► open, drain, close the tunnel
+//! ```
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use proto::{
+    BootId, Epoch,
+    control::{AgentMessage, AgentReport, CentralMessage, RaftReply, SeatGrant},
+    hello::{AgentHello, LinkSettings, Seat, SystemInformation, Versions},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{self, Cluster, ClusterError, ClusterEvent},
+    config::Config,
+    control::{Control, ControlEvent, keep_connected},
+    data_dir::DataDir,
+    dialer::Dialer,
+    identity::{Identity, renew},
+    peer::{PeerHandler, PeerNet},
+    role::{Action, Claim, Leadership, Role, RoleMachine},
+    status,
+    tunnel::{Claimed, KeptTunnel, Surroundings, TunnelEvent},
+};
+
+/// Events of one kind that may wait for the loop. Central's messages are a few a second.
+const EVENTS_MAX: usize = 256;
+/// Calls of peers and of central that may be served at once.
+const SERVED_MAX: usize = 64;
+
+/// Before central has told its settings.
+const SETTINGS: LinkSettings = LinkSettings {
+    ping_interval_ms: 5_000,
+    dead_after_ms: 15_000,
+    resume_window_ms: 30_000,
+    drain_timeout_ms: 300_000,
+    give_way_after_ms: 10_000,
+};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Stopped,
+    /// Central asked for a restart of the process.
+    Restart,
+}
+
+/// Why the agent could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
+    #[error("the allow-list cannot be used")]
+    AllowList(#[from] crate::dialer::DialerError),
+    #[error("peers cannot be listened for")]
+    Peers(#[from] crate::peer::ListenError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the status socket cannot be served")]
+    Status(#[from] status::ServeError),
+    #[error("the part of the agent that {0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// Everything of a running agent.
+pub struct App {
+    boot: BootId,
+    role: RoleMachine,
+    control: Control,
+    cluster: Cluster,
+    surroundings: Surroundings,
+    settings: LinkSettings,
+    control_up: bool,
+    tunnel_up: bool,
+    tunnel: Option<KeptTunnel>,
+    draining: Option<KeptTunnel>,
+    reported: Option<AgentReport>,
+    last_error: Option<String>,
+    shown: watch::Sender<status::Snapshot>,
+    inputs: Inputs,
+    claimed: (mpsc::Sender<bool>, mpsc::Receiver<bool>),
+    hello_seat: watch::Sender<Option<Seat>>,
+    /// Long-lived parts: if one ends, the agent says so and leaves.
+    parts: JoinSet<&'static str>,
+    /// Short errands; each bounded by its own limits.
+    errands: JoinSet<()>,
+}
+
+struct Inputs {
+    control: mpsc::Receiver<ControlEvent>,
+    cluster: mpsc::Receiver<ClusterEvent>,
+    tunnel: mpsc::Receiver<TunnelEvent>,
+}
+
+impl App {
+    /// Opens everything; connects to nothing yet.
+    pub async fn build(config: Config, data_dir: Arc<DataDir>) -> Result<Self, AppError> {
+        let boot = BootId::random();
+        let (identity, identity_seen) = watch::channel(Arc::new(Identity::load(&data_dir)?));
+        let dialer = Arc::new(Dialer::open(&config)?);
+        let (cluster_tx, cluster_rx) = mpsc::channel(EVENTS_MAX);
+        let (tunnel_tx, tunnel_rx) = mpsc::channel(EVENTS_MAX);
+        let (control_tx, control_rx) = mpsc::channel(EVENTS_MAX);
+        let control = Control::default();
+        let shared = Arc::new(cluster::Shared::default());
+
+        let mut parts = JoinSet::new();
+        let handler = Arc::new(ServePeers { shared: shared.clone() });
+        let peers = PeerNet::listen(&config.peers, identity_seen.clone(), shared.entries(), handler).await?;
+        dialer.protect(peers.local_addr().port());
+        let peer_addrs = peers.advertised();
+        let cluster = Cluster::open(
+            data_dir.path(),
+            identity_seen.clone(),
+            control.clone(),
+            peers.clone(),
+            shared.clone(),
+            config.peers.approved.clone(),
+            cluster_tx,
+        )
+        .await?;
+
+        let (hello_seat, seat_seen) = watch::channel(cluster.seat());
+        let hello = move || AgentHello {
+            versions: Versions::OURS,
+            software: env!("CARGO_PKG_VERSION").into(),
+            boot,
+            seat: *seat_seen.borrow(),
+            peer_addrs: peer_addrs.clone(),
+            unix_ms: unix_ms(),
+            system: system_information(),
+        };
+        let snapshot = status::Snapshot::starting(&identity_seen.borrow(), boot, &dialer);
+        let (shown, seen) = watch::channel(snapshot);
+        let status_server = status::serve(&config, seen)?;
+
+        let served = shared.clone();
+        let relay = control.clone();
+        let (inner_tx, mut inner_rx) = mpsc::channel(EVENTS_MAX);
+        let link = keep_connected(control.clone(), identity_seen.clone(), hello, inner_tx);
+        parts.spawn(async move {
+            link.await;
+            "keeps the control connection"
+        });
+        // Raft calls take the short way past the loop: a decision must not delay a heartbeat.
+        parts.spawn(async move {
+            let mut serving = JoinSet::new();
+            while let Some(event) = inner_rx.recv().await {
+                match event {
+                    ControlEvent::Message(CentralMessage::RaftCall(call)) => {
+                        while serving.try_join_next().is_some() {}
+                        if serving.len() < SERVED_MAX {
+                            let (served, relay) = (served.clone(), relay.clone());
+                            serving.spawn(async move {
+                                let result = served.serve(call.group, call.from, call.to, &call.body).await;
+                                relay.tell(AgentMessage::RaftReply(RaftReply { id: call.id, result }));
+                            });
+                        }
+                    }
+                    other => {
+                        if control_tx.send(other).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+            "hears central"
+        });
+        let mut peer_closed = peers.closed();
+        let hinted = shared.clone();
+        parts.spawn(async move {
+            while let Some(agent) = peer_closed.recv().await {
+                let entry =
+                    hinted.entries().borrow().iter().find(|entry| entry.agent == agent).map(|e| e.node);
+                if let (Some(node), Some(group)) = (entry, hinted.group())
+                    && group.leadership().borrow().leader == Some(node)
+                {
+                    group.leader_gone();
+                }
+            }
+            "watches its peers"
+        });
+        let renewing = renew::keep_renewed(data_dir.clone(), identity);
+        parts.spawn(async move {
+            renewing.await;
+            "renews the certificate"
+        });
+        parts.spawn(async move {
+            status_server.await;
+            "answers the status socket"
+        });
+
+        Ok(Self {
+            boot,
+            role: RoleMachine::new(boot, SETTINGS.give_way_after(), Instant::now()),
+            control,
+            cluster,
+            surroundings: Surroundings { identity: identity_seen, dialer, events: tunnel_tx },
+            settings: SETTINGS,
+            control_up: false,
+            tunnel_up: false,
+            tunnel: None,
+            draining: None,
+            reported: None,
+            last_error: None,
+            shown,
+            inputs: Inputs { control: control_rx, cluster: cluster_rx, tunnel: tunnel_rx },
+            claimed: mpsc::channel(4),
+            hello_seat,
+            parts,
+            errands: JoinSet::new(),
+        })
+    }
+
+    /// Runs until `stop`, or until central asks for a restart.
+    ///
+    /// # Errors
+    /// When a part that may never end has ended, or the group's records failed.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<Outcome, AppError> {
+        let outcome = loop {
+            self.carry_out();
+            self.show();
+            let timer = self.role.poll_timeout();
+            tokio::select! {
+                Some(event) = self.inputs.control.recv() => {
+                    if self.heard_control(event).await? {
+                        break Outcome::Restart;
+                    }
+                }
+                Some(event) = self.inputs.cluster.recv() => self.heard_cluster(event)?,
+                Some(event) = self.inputs.tunnel.recv() => self.heard_tunnel(event),
+                Some(claimed) = self.claimed.1.recv() => if !claimed {
+                    self.role.handle_claim_failed(Instant::now());
+                },
+                Some(ended) = self.parts.join_next() => return Err(AppError::Ended(ended.unwrap_or("panicked"))),
+                Some(_done) = self.errands.join_next() => {}
+                () = sleep_until(timer) => self.role.handle_timeout(Instant::now()),
+                () = stop.cancelled() => break Outcome::Stopped,
+            }
+        };
+        self.stop().await;
+        Ok(outcome)
+    }
+
+    /// `true` when the process is to restart.
+    async fn heard_control(&mut self, event: ControlEvent) -> Result<bool, AppError> {
+        let now = Instant::now();
+        match event {
+            ControlEvent::Up(welcome) => {
+                self.settings = welcome.settings;
+                self.role.set_give_way_after(welcome.settings.give_way_after());
+                self.control_up = true;
+                self.last_error = None;
+                self.reported = None;
+                self.role.handle_central(true, now);
+                if let Some(group) = self.cluster.group() {
+                    // The witness can be reached again.
+                    group.members().borrow().voters.iter().for_each(|node| group.peer_back(*node));
+                }
+            }
+            ControlEvent::Down { why } => {
+                self.control_up = false;
+                self.last_error = Some(why);
+                self.role.handle_control_lost();
+                self.role.handle_central(self.tunnel_up, now);
+            }
+            ControlEvent::Message(message) => match message {
+                CentralMessage::Seat(grant) => self.seat(grant).await?,
+                CentralMessage::Roster(roster) => self.cluster.set_roster(roster),
+                CentralMessage::Gateway(report) => self.role.handle_report(report, now),
+                CentralMessage::PeerGone { node } => self.cluster.peer_gone(node),
+                CentralMessage::Restart { .. } => {
+                    tracing::info!("Central asked this process to restart");
+                    return Ok(true);
+                }
+                // Answered where the link is driven; a call is served before it comes here.
+                CentralMessage::RaftCall(_) | CentralMessage::RaftReply(_) | CentralMessage::Probe { .. } => {
+                }
+            },
+        }
+        Ok(false)
+    }
+
+    async fn seat(&mut self, grant: SeatGrant) -> Result<(), AppError> {
+        match grant {
+            SeatGrant::None { restart_required } => {
+                if restart_required {
+                    tracing::info!("Marked as a candidate; a restart of this process is required");
+                }
+            }
+            SeatGrant::Found { seat } => self.cluster.take(seat, true).await?,
+            SeatGrant::Join { seat } => self.cluster.take(seat, false).await?,
+            SeatGrant::Leave { seat } if self.cluster.seat() == Some(seat) => {
+                self.role.handle_seat(None, Instant::now());
+                self.carry_out();
+                self.cluster.leave().await?;
+                self.control.tell(AgentMessage::SeatLeft { seat });
+            }
+            SeatGrant::Leave { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn heard_cluster(&mut self, event: ClusterEvent) -> Result<(), AppError> {
+        let now = Instant::now();
+        match event {
+            ClusterEvent::Seat(seat) => {
+                self.hello_seat.send_replace(seat);
+                self.role.handle_seat(seat, now);
+            }
+            ClusterEvent::Leadership(group::Leadership { running: false, .. }) => {
+                // A storage error: this voter is none any more, and must not pretend.
+                return Err(AppError::Ended("keeps the group's records"));
+            }
+            ClusterEvent::Leadership(group::Leadership { leader, leads, running: true }) => {
+                self.role.handle_leadership(Leadership { leader, leads }, now);
+            }
+            ClusterEvent::Claim(group::Claim { epoch, node, boot }) => {
+                self.role.handle_claim(Claim { epoch, node, boot }, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn heard_tunnel(&mut self, event: TunnelEvent) {
+        let now = Instant::now();
+        match event {
+            TunnelEvent::Up { epoch } => {
+                tracing::info!(%epoch, "The tunnel is up");
+                self.tunnel_up = true;
+                self.last_error = None;
+                self.role.handle_central(true, now);
+            }
+            TunnelEvent::Lost { why, .. } => {
+                self.tunnel_up = false;
+                self.last_error = Some(why);
+                self.role.handle_central(self.control_up, now);
+            }
+            TunnelEvent::Refused { epoch, refusal } => {
+                self.last_error = Some(refusal.to_string());
+                self.role.handle_refused(epoch, refusal.code, now);
+            }
+            TunnelEvent::Drained { epoch } => {
+                tracing::info!(%epoch, "The tunnel has drained");
+                self.draining = None;
+                self.role.handle_drained(now);
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.role.poll_action() {
+            tracing::debug!(?action, role = ?self.role.role(), "The role asks");
+            match action {
+                Action::Ask { id } => drop(self.control.tell(AgentMessage::AskGateway { id })),
+                Action::Claim => self.claim(),
+                Action::Transfer { to } => {
+                    if let Some(group) = self.cluster.group() {
+                        self.errands.spawn(cluster::transfer(group.clone(), to));
+                    }
+                }
+                Action::GiveWay => {
+                    if let Some(group) = self.cluster.group() {
+                        self.errands.spawn(cluster::give_way(group.clone()));
+                    }
+                }
+                Action::OpenTunnel { epoch } => self.open_tunnel(epoch),
+                Action::DrainTunnel { .. } => {
+                    if let Some(tunnel) = self.tunnel.take() {
+                        tunnel.drain();
+                        self.draining = Some(tunnel);
+                    }
+                }
+                Action::CloseTunnel => {
+                    self.tunnel_up = false;
+                    for tunnel in self.tunnel.take().into_iter().chain(self.draining.take()) {
+                        self.errands.spawn(tunnel.close());
+                    }
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self) {
+        let Some(group) = self.cluster.group().cloned() else { return };
+        let (boot, claimed) = (self.boot, self.claimed.0.clone());
+        self.errands.spawn(async move {
+            let result = cluster::claim(group, boot).await;
+            if let Err(error) = &result {
+                tracing::warn!(%error, "The claim was not committed");
+            }
+            // A committed claim arrives as an applied one; this only ends the waiting.
+            let _ = claimed.send(result.is_ok()).await;
+        });
+    }
+
+    fn open_tunnel(&mut self, epoch: Epoch) {
+        let Some(seat) = self.cluster.seat() else { return };
+        tracing::info!(%epoch, "Took over as active");
+        let claimed = Claimed { node: seat.node, epoch, boot: self.boot };
+        self.tunnel = Some(KeptTunnel::start(claimed, self.surroundings.clone(), self.settings));
+    }
+
+    /// Reports what changed to central and to the status socket.
+    fn show(&mut self) {
+        let report = AgentReport {
+            role: self.role.role().name(),
+            seat: self.cluster.seat(),
+            leader: self.role.leadership().leader,
+            last_error: self.last_error.clone(),
+        };
+        if self.reported.as_ref() != Some(&report) && self.control.tell(AgentMessage::Report(report.clone()))
+        {
+            self.reported = Some(report.clone());
+        }
+        let active = match self.role.role() {
+            Role::Active { epoch } | Role::Draining { epoch } => Some(epoch),
+            Role::Unseated | Role::Standby | Role::Claiming => None,
+        };
+        let tunnel = self.tunnel.as_ref().and_then(KeptTunnel::tunnel).map(|tunnel| tunnel.stats());
+        let (control_up, tunnel_up) = (self.control_up, self.tunnel_up);
+        let identity = self.surroundings.identity.borrow().clone();
+        let dialer = &self.surroundings.dialer;
+        self.shown.send_modify(|snapshot| {
+            snapshot.update(&report, active, control_up, tunnel_up, tunnel.as_ref());
+            snapshot.refresh(&identity, dialer);
+        });
+    }
+
+    /// Leaves in order: the lead to another, the streams reset, the records closed.
+    async fn stop(mut self) {
+        if let Some(group) = self.cluster.group()
+            && group.leadership().borrow().leads
+        {
+            cluster::give_way(group.clone()).await;
+        }
+        for tunnel in self.tunnel.take().into_iter().chain(self.draining.take()) {
+            tunnel.close().await;
+        }
+        self.errands.shutdown().await;
+        self.cluster.close().await;
+        self.parts.shutdown().await;
+    }
+}
+
+/// Serves what peers send on their direct connections.
+struct ServePeers {
+    shared: Arc<cluster::Shared>,
+}
+
+#[async_trait::async_trait]
+impl PeerHandler for ServePeers {
+    async fn handle(
+        &self,
+        _from: proto::AgentId,
+        group: u64,
+        from_node: proto::NodeId,
+        to: proto::NodeId,
+        body: Box<serde_json::value::RawValue>,
+    ) -> Result<Box<serde_json::value::RawValue>, String> {
+        self.shared.serve(group, from_node, to, &body).await
+    }
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn system_information() -> SystemInformation {
+    SystemInformation {
+        os: std::env::consts::OS.into(),
+        arch: std::env::consts::ARCH.into(),
+        hostname: crate::identity::enroll::host_name(),
+        pid: std::process::id(),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

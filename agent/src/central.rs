@@ -1,0 +1,71 @@
+//! Opens websockets to central: fresh DNS, every address, the pinned CA, then the upgrade.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        self,
+        client::IntoClientRequest,
+        http::{HeaderValue, header},
+        protocol::WebSocketConfig,
+    },
+};
+
+use crate::identity::{
+    Identity,
+    central::{ConnectError, connect_central},
+};
+
+/// How long central has to answer the upgrade once TLS stands.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A websocket to central, before any hello.
+pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// Why there is no websocket.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(
+        "central did not answer the upgrade of {path} within {UPGRADE_LIMIT:?}: something between may not let websockets pass"
+    )]
+    TimedOut { path: &'static str },
+    /// An HTTP answer other than 101, in words.
+    #[error("central refused the upgrade of {path} with status {status}: {text}")]
+    Refused { path: &'static str, status: u16, text: String },
+    #[error("the upgrade of {path} failed")]
+    Upgrade { path: &'static str, source: Box<tungstenite::Error> },
+}
+
+/// Opens one. Cancel-safe: dropping it closes whatever was opened.
+pub async fn open(
+    identity: &Identity,
+    path: &'static str,
+    subprotocol: &'static str,
+    config: WebSocketConfig,
+) -> Result<Socket, OpenError> {
+    let failed = |error| OpenError::Upgrade { path, source: Box::new(error) };
+    let url = format!("wss://{}{path}", identity.central.authority());
+    let mut request = url.into_client_request().map_err(failed)?;
+    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    let stream = connect_central(&identity.central, identity).await?;
+    let upgrade = client_async_with_config(request, stream, Some(config));
+    match tokio::time::timeout(UPGRADE_LIMIT, upgrade).await {
+        Err(_elapsed) => Err(OpenError::TimedOut { path }),
+        Ok(Ok((socket, _response))) => Ok(socket),
+        Ok(Err(tungstenite::Error::Http(response))) => Err(OpenError::Refused {
+            path,
+            status: response.status().as_u16(),
+            text: response
+                .body()
+                .as_deref()
+                .map(|body| String::from_utf8_lossy(&body[..body.len().min(512)]).trim().to_owned())
+                .unwrap_or_default(),
+        }),
+        Ok(Err(error)) => Err(failed(error)),
+    }
+}

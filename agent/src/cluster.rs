@@ -1,0 +1,462 @@
+//! This agent's node of the gateway group: seated, served, brought to the roster, left.
+//!
+//! ```text
+//!   seat grants ──► Cluster ──► group::Group ──► claims, leadership ──► app
+//!   roster ───────►    │ reconciles while it leads
+//!   peers ◄──── direct, mutual TLS ──── Transport ──── or relayed by central ────► peers, witness
+//! ```
+//!
+//! Records that are damaged or older than their guard are moved aside and never used again: the
+//! agent says it holds no seat, and central gives it another node.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use durable::Durable;
+use group::{
+    CallError, Group, GroupConfig, GroupStorage, Member, Peer, Reconciled, StartError, Timings, Transport,
+};
+use proto::{
+    BootId, Epoch, Fingerprint, NodeId,
+    control::{RaftCall, Roster, RosterEntry},
+    hello::Seat,
+};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{control::Control, explain::explain, identity::Identity, peer::PeerNet};
+
+/// How often a leader compares the membership with the roster when nothing changed.
+const RECONCILE_EVERY: Duration = Duration::from_secs(1);
+/// How long a successor has to take the lead.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(2);
+/// A database that was just let go may be locked for a moment.
+const REOPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the group tells the rest of the agent.
+#[derive(Debug, Clone, Copy)]
+pub enum ClusterEvent {
+    Seat(Option<Seat>),
+    Leadership(group::Leadership),
+    Claim(group::Claim),
+}
+
+/// Why the cluster cannot go on. Each ends the process: a voter without its disk is none.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Open(#[from] durable::OpenError),
+    #[error("the damaged Raft records in {path} could not be moved aside")]
+    Quarantine { path: PathBuf, source: std::io::Error },
+    #[error("the records of the seat that was left could not be removed")]
+    Forget(#[source] group::StorageError),
+    #[error("this agent's Raft could not be started")]
+    Start(#[source] StartError),
+}
+
+/// This agent's part in the group. One per process.
+pub struct Cluster {
+    folder: PathBuf,
+    identity: watch::Receiver<Arc<Identity>>,
+    control: Control,
+    peers: PeerNet,
+    approved: Option<std::collections::BTreeSet<Fingerprint>>,
+    events: mpsc::Sender<ClusterEvent>,
+    storage: Option<GroupStorage>,
+    running: Option<Running>,
+    shared: Arc<Shared>,
+}
+
+/// What calls from outside need, without waiting for the owner.
+#[derive(Default)]
+pub struct Shared {
+    group: RwLock<Option<Group>>,
+    /// The newest roster central sent.
+    roster: watch::Sender<Option<Roster>>,
+    /// How to recognise and reach peers: the roster's entries, or the membership's before any.
+    entries: watch::Sender<Arc<Vec<RosterEntry>>>,
+}
+
+struct Running {
+    seat: Seat,
+    group: Group,
+    tasks: JoinSet<()>,
+}
+
+impl Shared {
+    /// Serves a call that came in from `from`, whose identity the caller has proved.
+    ///
+    /// # Errors
+    /// Says in words why it was not served.
+    pub async fn serve(
+        &self,
+        group: u64,
+        from: NodeId,
+        to: NodeId,
+        body: &RawValue,
+    ) -> Result<Box<RawValue>, String> {
+        let running = self.group.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match running {
+            Some(running) if running.seat() == (Seat { group, node: to }) => {
+                running.serve(from, body).await.map_err(|error| explain(&error))
+            }
+            Some(_) | None => Err(format!("this agent does not sit on node {to} of group {group}")),
+        }
+    }
+
+    /// The peers by which direct connections are recognised.
+    pub fn entries(&self) -> watch::Receiver<Arc<Vec<RosterEntry>>> {
+        self.entries.subscribe()
+    }
+
+    pub fn group(&self) -> Option<Group> {
+        self.group.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn node_of(&self, entry: impl Fn(&RosterEntry) -> bool) -> Option<RosterEntry> {
+        self.entries.borrow().iter().find(|e| entry(e)).cloned()
+    }
+}
+
+impl Cluster {
+    /// Takes up the seat whose records lie in `data_dir`, if they are whole.
+    pub async fn open(
+        data_dir: &Path,
+        identity: watch::Receiver<Arc<Identity>>,
+        control: Control,
+        peers: PeerNet,
+        shared: Arc<Shared>,
+        approved: Option<std::collections::BTreeSet<Fingerprint>>,
+        events: mpsc::Sender<ClusterEvent>,
+    ) -> Result<Self, ClusterError> {
+        let mut cluster = Self {
+            folder: data_dir.join("raft"),
+            identity,
+            control,
+            peers,
+            approved,
+            events,
+            storage: None,
+            running: None,
+            shared,
+        };
+        let storage = cluster.open_storage()?;
+        match storage.seat() {
+            Ok(Some(seat)) => cluster.start(seat).await?,
+            Ok(None) => {}
+            Err(error) if error.needs_new_seat() => cluster.quarantine(&explain(&error)).await?,
+            Err(error) => return Err(ClusterError::Start(error.into())),
+        }
+        Ok(cluster)
+    }
+
+    /// The seat whose state this agent holds, intact.
+    pub fn seat(&self) -> Option<Seat> {
+        self.running.as_ref().map(|running| running.seat)
+    }
+
+    pub fn group(&self) -> Option<&Group> {
+        self.running.as_ref().map(|running| &running.group)
+    }
+
+    /// Central granted this seat; `found` when it is to found the group on it.
+    pub async fn take(&mut self, seat: Seat, found: bool) -> Result<(), ClusterError> {
+        if self.seat() != Some(seat) {
+            self.leave().await?;
+            self.start(seat).await?;
+        }
+        if found && let Some(running) = &self.running {
+            let identity = self.identity.borrow().clone();
+            let me = self.shared.node_of(|entry| entry.node == seat.node).map(|entry| Peer::from(&entry));
+            let me = me.unwrap_or_else(|| Peer {
+                node: seat.node,
+                agent: identity.agent,
+                name: identity.name.clone(),
+                fingerprint: identity.fingerprint,
+                addrs: Vec::new(),
+            });
+            match running.group.found(me).await {
+                Ok(()) => tracing::info!(group = seat.group, node = %seat.node, "Founded the gateway group"),
+                Err(error) => {
+                    tracing::error!(error = explain(&error), "The gateway group could not be founded")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops this node for good and forgets its records.
+    pub async fn leave(&mut self) -> Result<(), ClusterError> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let seat = running.seat;
+        self.stop(running).await;
+        if let Some(storage) = &self.storage {
+            storage.forget(seat).await.map_err(ClusterError::Forget)?;
+        }
+        let _ = self.events.send(ClusterEvent::Seat(None)).await;
+        tracing::info!(group = seat.group, node = %seat.node, "Left the gateway group");
+        Ok(())
+    }
+
+    /// Stops this node; its records stay for the next start.
+    pub async fn close(mut self) {
+        if let Some(running) = self.running.take() {
+            self.stop(running).await;
+        }
+    }
+
+    /// Central sent the group as it wants it.
+    pub fn set_roster(&self, roster: Roster) {
+        self.shared.entries.send_replace(Arc::new(roster.candidates.clone()));
+        self.shared.roster.send_replace(Some(roster));
+    }
+
+    /// The socket of this node's agent was closed. If it led, nobody need wait for timeouts.
+    pub fn peer_gone(&self, node: NodeId) {
+        if let Some(running) = &self.running
+            && running.group.leadership().borrow().leader == Some(node)
+        {
+            running.group.leader_gone();
+        }
+    }
+
+    async fn start(&mut self, seat: Seat) -> Result<(), ClusterError> {
+        let transport = Arc::new(Ways {
+            seat,
+            control: self.control.clone(),
+            peers: self.peers.clone(),
+            shared: self.shared.clone(),
+        });
+        let storage = match &self.storage {
+            Some(storage) => storage.clone(),
+            None => self.open_storage()?,
+        };
+        let config = GroupConfig { seat, member: Member::Agent, timings: Timings::default() };
+        let group = match Group::start(config, storage, transport).await {
+            Ok(group) => group,
+            Err(StartError::Storage(error)) if error.needs_new_seat() => {
+                return self.quarantine(&explain(&error)).await;
+            }
+            Err(error) => return Err(ClusterError::Start(error)),
+        };
+        *self.shared.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(report_changes(group.clone(), self.events.clone(), self.shared.clone()));
+        tasks.spawn(keep_to_roster(group.clone(), self.shared.roster.subscribe(), self.approved.clone()));
+        tracing::info!(group = seat.group, node = %seat.node, "Took a seat in the gateway group");
+        self.running = Some(Running { seat, group, tasks });
+        let _ = self.events.send(ClusterEvent::Seat(Some(seat))).await;
+        Ok(())
+    }
+
+    async fn stop(&self, mut running: Running) {
+        *self.shared.group.write().unwrap_or_else(PoisonError::into_inner) = None;
+        running.tasks.shutdown().await;
+        running.group.shutdown().await;
+    }
+
+    fn open_storage(&mut self) -> Result<GroupStorage, ClusterError> {
+        let db = match Durable::open(self.folder.join("db")) {
+            Ok(db) => db,
+            Err(durable::OpenError::Damaged { .. }) => {
+                self.move_aside("its database is damaged")?;
+                Durable::open(self.folder.join("db"))?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Beside the database, so that moving the database aside keeps it.
+        let storage = GroupStorage::own(db, self.folder.join("guard"));
+        self.storage = Some(storage.clone());
+        Ok(storage)
+    }
+
+    /// The records cannot be trusted: never vote with them again. Central hears that this agent
+    /// holds no seat and grants another.
+    async fn quarantine(&mut self, why: &str) -> Result<(), ClusterError> {
+        self.storage = None;
+        self.running = None;
+        let deadline = tokio::time::Instant::now() + REOPEN_LIMIT;
+        self.move_aside(why)?;
+        loop {
+            match self.open_storage() {
+                Ok(storage) => {
+                    // The guard stays: it refuses every seat that was held before. One that cannot
+                    // be read guards nothing.
+                    if storage.seat().is_err() {
+                        self.move_guard_aside()?;
+                    }
+                    break;
+                }
+                Err(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let _ = self.events.send(ClusterEvent::Seat(None)).await;
+        Ok(())
+    }
+
+    fn move_aside(&self, why: &str) -> Result<(), ClusterError> {
+        let path = self.folder.join("db");
+        let kept = durable::quarantine(&path).map_err(|source| ClusterError::Quarantine { path, source })?;
+        tracing::error!(why, kept = %kept.display(), "The Raft records cannot be trusted and were moved aside; this agent joins under a new node");
+        Ok(())
+    }
+
+    fn move_guard_aside(&self) -> Result<(), ClusterError> {
+        let path = self.folder.join("guard");
+        std::fs::rename(&path, self.folder.join("guard.damaged"))
+            .map_err(|source| ClusterError::Quarantine { path, source })
+    }
+}
+
+/// Proposes a claim for this boot.
+pub async fn claim(group: Group, boot: BootId) -> Result<Epoch, group::ClaimError> {
+    group.claim(boot).await
+}
+
+/// Gives the lead to `to`, or says in the log why not; the role machine tries again.
+pub async fn transfer(group: Group, to: NodeId) {
+    match group.transfer(to, TRANSFER_LIMIT).await {
+        Ok(()) => tracing::info!(%to, "Gave the lead away"),
+        Err(error) => tracing::warn!(%to, error = explain(&error), "The lead could not be given away"),
+    }
+}
+
+/// Gives the lead to any other voting candidate that can be reached, in turn.
+pub async fn give_way(group: Group) {
+    let members = group.members().borrow().clone();
+    let me = group.seat().node;
+    let others = members.peers.keys().filter(|node| **node != me && members.voters.contains(node));
+    for to in others {
+        match group.transfer(*to, TRANSFER_LIMIT).await {
+            Ok(()) => {
+                return tracing::warn!(%to, "Central is out of reach: gave the lead to another candidate");
+            }
+            Err(error) => {
+                tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead")
+            }
+        }
+    }
+}
+
+/// Tells the app what the group learns. Safe to drop anywhere.
+async fn report_changes(group: Group, events: mpsc::Sender<ClusterEvent>, shared: Arc<Shared>) {
+    let (mut claims, mut leadership, mut members) = (group.claims(), group.leadership(), group.members());
+    claims.mark_changed();
+    leadership.mark_changed();
+    members.mark_changed();
+    loop {
+        let event = tokio::select! {
+            Ok(()) = claims.changed() => {
+                let claim = *claims.borrow_and_update();
+                claim.map(ClusterEvent::Claim)
+            }
+            Ok(()) = leadership.changed() => Some(ClusterEvent::Leadership(*leadership.borrow_and_update())),
+            Ok(()) = members.changed() => {
+                let members = members.borrow_and_update().clone();
+                // Until central sends a roster, the membership says who the peers are.
+                if shared.roster.borrow().is_none() {
+                    shared.entries.send_replace(Arc::new(members.peers.values().map(entry).collect()));
+                }
+                None
+            }
+            else => return,
+        };
+        if let Some(event) = event
+            && events.send(event).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn entry(peer: &Peer) -> RosterEntry {
+    RosterEntry {
+        node: peer.node,
+        agent: peer.agent,
+        name: peer.name.clone(),
+        fingerprint: peer.fingerprint,
+        peer_addrs: peer.addrs.clone(),
+    }
+}
+
+/// While this node leads, brings the membership to the roster. Safe to drop anywhere: each step
+/// is one committed change or none.
+async fn keep_to_roster(
+    group: Group,
+    mut rosters: watch::Receiver<Option<Roster>>,
+    approved: Option<std::collections::BTreeSet<Fingerprint>>,
+) {
+    let mut leadership = group.leadership();
+    let approved = move |key: &Fingerprint| approved.as_ref().is_none_or(|keys| keys.contains(key));
+    loop {
+        let roster = rosters.borrow_and_update().clone();
+        let leads = leadership.borrow_and_update().leads;
+        let mut again = false;
+        if let (Some(roster), true) = (roster.filter(|roster| roster.group == group.seat().group), leads) {
+            match group.reconcile(&roster, &approved).await {
+                Ok(Reconciled::Stepped) => again = true,
+                Ok(Reconciled::Settled | Reconciled::Waiting) => {}
+                Ok(Reconciled::HandOver(to)) => transfer(group.clone(), to).await,
+                Err(error) => tracing::debug!(error = explain(&error), "The membership was not changed"),
+            }
+        }
+        if !again {
+            tokio::select! {
+                changed = rosters.changed() => if changed.is_err() { return },
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// The ways to other nodes: a direct connection inside the network first, else through central.
+struct Ways {
+    seat: Seat,
+    control: Control,
+    peers: PeerNet,
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl Transport for Ways {
+    async fn call(
+        &self,
+        to: NodeId,
+        peer: Option<&Peer>,
+        body: Box<RawValue>,
+        ttl: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        if let Some(peer) = peer {
+            // The roster's addresses are newer than the membership's.
+            let entry = self.shared.node_of(|entry| entry.node == to).unwrap_or_else(|| entry(peer));
+            if self.peers.is_connected(&entry) {
+                let call = self.peers.call(&entry, self.seat.group, self.seat.node, &body, ttl).await;
+                match call {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if error.is_timeout() => return Err(CallError::TimedOut),
+                    // The connection just broke: the way through central may stand.
+                    Err(error) => tracing::debug!(%to, %error, "The direct way is lost"),
+                }
+            } else {
+                self.peers.connect(&entry);
+            }
+        }
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let call = RaftCall { id: 0, group: self.seat.group, from: self.seat.node, to, ttl_ms, body };
+        self.control
+            .call(call)
+            .await
+            .map_err(|error| error.map_or(CallError::TimedOut, CallError::Unreachable))
+    }
+}
