@@ -35,6 +35,8 @@ use crate::{control::Control, explain::explain, identity::Identity, peer::PeerNe
 
 /// How often a leader compares the membership with the roster when nothing changed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
+/// How soon it tries again while a change is under way or a candidate catches up.
+const RECONCILE_AGAIN: Duration = Duration::from_millis(50);
 /// How long a successor has to take the lead.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(2);
 /// A database that was just let go may be locked for a moment.
@@ -87,6 +89,8 @@ pub struct Shared {
 struct Running {
     seat: Seat,
     group: Group,
+    /// Founding was done or attempted; central repeats its grant until it has heard of the group.
+    founded: bool,
     tasks: JoinSet<()>,
 }
 
@@ -172,7 +176,10 @@ impl Cluster {
             self.leave().await?;
             self.start(seat).await?;
         }
-        if found && let Some(running) = &self.running {
+        if found
+            && let Some(running) = &mut self.running
+            && !std::mem::replace(&mut running.founded, true)
+        {
             let identity = self.identity.borrow().clone();
             let me = self.shared.node_of(|entry| entry.node == seat.node).map(|entry| Peer::from(&entry));
             let me = me.unwrap_or_else(|| Peer {
@@ -251,7 +258,7 @@ impl Cluster {
         tasks.spawn(report_changes(group.clone(), self.events.clone(), self.shared.clone()));
         tasks.spawn(keep_to_roster(group.clone(), self.shared.roster.subscribe(), self.approved.clone()));
         tracing::info!(group = seat.group, node = %seat.node, "Took a seat in the gateway group");
-        self.running = Some(Running { seat, group, tasks });
+        self.running = Some(Running { seat, group, founded: false, tasks });
         let _ = self.events.send(ClusterEvent::Seat(Some(seat))).await;
         Ok(())
     }
@@ -401,21 +408,23 @@ async fn keep_to_roster(
     loop {
         let roster = rosters.borrow_and_update().clone();
         let leads = leadership.borrow_and_update().leads;
-        let mut again = false;
+        let mut pause = RECONCILE_EVERY;
         if let (Some(roster), true) = (roster.filter(|roster| roster.group == group.seat().group), leads) {
             match group.reconcile(&roster, &approved).await {
-                Ok(Reconciled::Stepped) => again = true,
-                Ok(Reconciled::Settled | Reconciled::Waiting) => {}
+                Ok(Reconciled::Stepped) => pause = Duration::ZERO,
+                Ok(Reconciled::Settled) => {}
+                Ok(Reconciled::Waiting) => pause = RECONCILE_AGAIN,
                 Ok(Reconciled::HandOver(to)) => transfer(group.clone(), to).await,
-                Err(error) => tracing::debug!(error = explain(&error), "The membership was not changed"),
+                Err(error) => {
+                    tracing::debug!(error = explain(&error), "The membership was not changed");
+                    pause = RECONCILE_AGAIN;
+                }
             }
         }
-        if !again {
-            tokio::select! {
-                changed = rosters.changed() => if changed.is_err() { return },
-                changed = leadership.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RECONCILE_EVERY) => {}
-            }
+        tokio::select! {
+            changed = rosters.changed() => if changed.is_err() { return },
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -237,10 +237,7 @@ impl RoleMachine {
             return;
         }
         match code {
-            RefusalCode::StaleEpoch
-            | RefusalCode::OtherSession
-            | RefusalCode::NotSeated
-            | RefusalCode::UnknownClaim => {
+            RefusalCode::StaleEpoch | RefusalCode::OtherSession | RefusalCode::NotSeated => {
                 self.leave_tunnel();
                 self.role = Role::Standby;
                 // A leader refused under its own claim needs a new one, on new evidence.
@@ -249,8 +246,10 @@ impl RoleMachine {
                 self.next_try_at = Some(now + RETRY_AFTER);
                 self.judge(now);
             }
-            // These pass, or a person must act: the same epoch tries again.
-            RefusalCode::Version
+            // These pass, or a person must act: the same epoch tries again. A committed claim that the
+            // witness has not applied yet will be.
+            RefusalCode::UnknownClaim
+            | RefusalCode::Version
             | RefusalCode::Clock
             | RefusalCode::Unknown
             | RefusalCode::Cloned

@@ -4,12 +4,16 @@ use tracing_subscriber::{EnvFilter, fmt::time::SystemTime, layer::SubscriberExt,
 
 use crate::config::{Log, LogFormat};
 
+/// Raft's own story is for those who ask for it: ours says who leads and who claimed. What is wanted
+/// comes behind and wins.
+const QUIET: &str = "openraft=error";
+
 /// Starts logging. `POSTERN_LOG` overrides the configured filter. A second call changes nothing.
 ///
 /// A filter that cannot be read falls back to `info`, and says so.
 pub fn init(log: &Log) {
     let wanted = std::env::var("POSTERN_LOG").unwrap_or_else(|_| log.level.clone());
-    let (filter, mistake) = match EnvFilter::try_new(&wanted) {
+    let (filter, mistake) = match EnvFilter::try_new(format!("{QUIET},{wanted}")) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };

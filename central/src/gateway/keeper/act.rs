@@ -103,6 +103,7 @@ impl Keeper {
                     let name = self.servers.get(&agent).map(|s| s.name.to_string()).unwrap_or_default();
                     self.note("group_founded", format!("{name} founded gateway group {}", seat.group));
                     self.lost_at = Some(now);
+                    self.lost_why = Some("the gateway group was founded".into());
                     self.processor.handle_founded(seat.node, now);
                 }
                 self.seats_changed();
