@@ -80,6 +80,8 @@ pub struct App {
     role: RoleMachine,
     control: Control,
     cluster: Cluster,
+    peers: PeerNet,
+    shared: Arc<cluster::Shared>,
     surroundings: Surroundings,
     settings: LinkSettings,
     control_up: bool,
@@ -207,6 +209,8 @@ impl App {
             role: RoleMachine::new(boot, SETTINGS.give_way_after(), Instant::now()),
             control,
             cluster,
+            peers,
+            shared,
             surroundings: Surroundings { identity: identity_seen, dialer, events: tunnel_tx },
             settings: SETTINGS,
             control_up: false,
@@ -373,7 +377,7 @@ impl App {
                 }
                 Action::GiveWay => {
                     if let Some(group) = self.cluster.group() {
-                        self.errands.spawn(cluster::give_way(group.clone()));
+                        self.errands.spawn(cluster::give_way(group.clone(), self.peers.clone(), self.shared.clone()));
                     }
                 }
                 Action::OpenTunnel { epoch } => self.open_tunnel(epoch),
@@ -431,6 +435,7 @@ impl App {
         };
         let tunnel = self.tunnel.as_ref().and_then(KeptTunnel::tunnel).map(|tunnel| tunnel.stats());
         let (control_up, tunnel_up) = (self.control_up, self.tunnel_up);
+        self.shared.set_hears_central(control_up || tunnel_up);
         let identity = self.surroundings.identity.borrow().clone();
         let dialer = &self.surroundings.dialer;
         self.shown.send_modify(|snapshot| {
@@ -444,7 +449,7 @@ impl App {
         if let Some(group) = self.cluster.group()
             && group.leadership().borrow().leads
         {
-            cluster::give_way(group.clone()).await;
+            cluster::give_way(group.clone(), self.peers.clone(), self.shared.clone()).await;
         }
         for tunnel in self.tunnel.take().into_iter().chain(self.draining.take()) {
             tunnel.close().await;

@@ -10,8 +10,12 @@
 //! agent says it holds no seat, and central gives it another node.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +41,11 @@ use crate::{control::Control, explain::explain, identity::Identity, peer::PeerNe
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 /// How soon it tries again while a change is under way or a candidate catches up.
 const RECONCILE_AGAIN: Duration = Duration::from_millis(50);
+/// What a leader that does not hear central asks its peers, instead of a Raft call. The answer is
+/// `true` or `false`.
+const HEARS_CENTRAL: &str = r#""hears_central""#;
+/// How long a peer has to answer it.
+const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a successor has to take the lead.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(2);
 /// A database that was just let go may be locked for a moment.
@@ -69,7 +78,7 @@ pub struct Cluster {
     identity: watch::Receiver<Arc<Identity>>,
     control: Control,
     peers: PeerNet,
-    approved: Option<std::collections::BTreeSet<Fingerprint>>,
+    approved: Option<BTreeSet<Fingerprint>>,
     events: mpsc::Sender<ClusterEvent>,
     storage: Option<GroupStorage>,
     running: Option<Running>,
@@ -82,8 +91,11 @@ pub struct Shared {
     group: RwLock<Option<Group>>,
     /// The newest roster central sent.
     roster: watch::Sender<Option<Roster>>,
-    /// How to recognise and reach peers: the roster's entries, or the membership's before any.
+    /// How to recognise and reach peers: the roster's entries, or the membership's before any, and
+    /// of these only the keys the site approves.
     entries: watch::Sender<Arc<Vec<RosterEntry>>>,
+    /// Whether central is heard, on the control websocket or in the tunnel.
+    hears_central: AtomicBool,
 }
 
 struct Running {
@@ -106,6 +118,9 @@ impl Shared {
         to: NodeId,
         body: &RawValue,
     ) -> Result<Box<RawValue>, String> {
+        if body.get() == HEARS_CENTRAL {
+            return self.answer_hears_central();
+        }
         let running = self.group.read().unwrap_or_else(PoisonError::into_inner).clone();
         match running {
             Some(running) if running.seat() == (Seat { group, node: to }) => {
@@ -113,6 +128,17 @@ impl Shared {
             }
             Some(_) | None => Err(format!("this agent does not sit on node {to} of group {group}")),
         }
+    }
+
+    /// Tells peers, when they ask, whether this agent hears central.
+    pub fn set_hears_central(&self, heard: bool) {
+        self.hears_central.store(heard, Ordering::Relaxed);
+    }
+
+    /// The answer to a peer's [`HEARS_CENTRAL`].
+    fn answer_hears_central(&self) -> Result<Box<RawValue>, String> {
+        let heard = self.hears_central.load(Ordering::Relaxed);
+        serde_json::value::to_raw_value(&heard).map_err(|error| error.to_string())
     }
 
     /// The peers by which direct connections are recognised.
@@ -137,7 +163,7 @@ impl Cluster {
         control: Control,
         peers: PeerNet,
         shared: Arc<Shared>,
-        approved: Option<std::collections::BTreeSet<Fingerprint>>,
+        approved: Option<BTreeSet<Fingerprint>>,
         events: mpsc::Sender<ClusterEvent>,
     ) -> Result<Self, ClusterError> {
         let mut cluster = Self {
@@ -221,7 +247,9 @@ impl Cluster {
 
     /// Central sent the group as it wants it.
     pub fn set_roster(&self, roster: Roster) {
-        self.shared.entries.send_replace(Arc::new(roster.candidates.clone()));
+        let approved = |entry: &&RosterEntry| is_approved(self.approved.as_ref(), &entry.fingerprint);
+        let entries = roster.candidates.iter().filter(approved).cloned().collect();
+        self.shared.entries.send_replace(Arc::new(entries));
         self.shared.roster.send_replace(Some(roster));
     }
 
@@ -255,7 +283,7 @@ impl Cluster {
         };
         *self.shared.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(report_changes(group.clone(), self.events.clone(), self.shared.clone()));
+        tasks.spawn(report_changes(group.clone(), self.events.clone(), self.shared.clone(), self.approved.clone()));
         tasks.spawn(keep_to_roster(group.clone(), self.shared.roster.subscribe(), self.approved.clone()));
         tracing::info!(group = seat.group, node = %seat.node, "Took a seat in the gateway group");
         self.running = Some(Running { seat, group, founded: false, tasks });
@@ -338,25 +366,40 @@ pub async fn transfer(group: Group, to: NodeId) {
     }
 }
 
-/// Gives the lead to any other voting candidate that can be reached, in turn.
-pub async fn give_way(group: Group) {
+/// Gives the lead to another voting candidate: one that says it hears central, or, when this agent
+/// hears central itself and only wants to leave, any that can be reached.
+pub async fn give_way(group: Group, peers: PeerNet, shared: Arc<Shared>) {
     let members = group.members().borrow().clone();
-    let me = group.seat().node;
-    let others = members.peers.keys().filter(|node| **node != me && members.voters.contains(node));
-    for to in others {
+    let me = group.seat();
+    let anybody = shared.hears_central.load(Ordering::Relaxed);
+    for to in members.peers.keys().filter(|node| **node != me.node && members.voters.contains(node)) {
+        if !anybody && !hears_central(&peers, &shared, me, *to).await {
+            continue;
+        }
         match group.transfer(*to, TRANSFER_LIMIT).await {
-            Ok(()) => {
-                return tracing::warn!(%to, "Central is out of reach: gave the lead to another candidate");
-            }
-            Err(error) => {
-                tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead")
-            }
+            Ok(()) => return tracing::info!(%to, "Gave way: another candidate leads"),
+            Err(error) => tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead"),
         }
     }
 }
 
+async fn hears_central(peers: &PeerNet, shared: &Shared, me: Seat, node: NodeId) -> bool {
+    let (Some(entry), Ok(question)) =
+        (shared.node_of(|entry| entry.node == node), RawValue::from_string(HEARS_CENTRAL.to_owned()))
+    else {
+        return false;
+    };
+    let answer = peers.call(&entry, me.group, me.node, &question, ASK_LIMIT).await;
+    answer.is_ok_and(|answer| answer.get() == "true")
+}
+
 /// Tells the app what the group learns. Safe to drop anywhere.
-async fn report_changes(group: Group, events: mpsc::Sender<ClusterEvent>, shared: Arc<Shared>) {
+async fn report_changes(
+    group: Group,
+    events: mpsc::Sender<ClusterEvent>,
+    shared: Arc<Shared>,
+    approved: Option<BTreeSet<Fingerprint>>,
+) {
     let (mut claims, mut leadership, mut members) = (group.claims(), group.leadership(), group.members());
     claims.mark_changed();
     leadership.mark_changed();
@@ -372,7 +415,8 @@ async fn report_changes(group: Group, events: mpsc::Sender<ClusterEvent>, shared
                 let members = members.borrow_and_update().clone();
                 // Until central sends a roster, the membership says who the peers are.
                 if shared.roster.borrow().is_none() {
-                    shared.entries.send_replace(Arc::new(members.peers.values().map(entry).collect()));
+                    let peers = members.peers.values().filter(|peer| is_approved(approved.as_ref(), &peer.fingerprint));
+                    shared.entries.send_replace(Arc::new(peers.map(entry).collect()));
                 }
                 None
             }
@@ -384,6 +428,11 @@ async fn report_changes(group: Group, events: mpsc::Sender<ClusterEvent>, shared
             return;
         }
     }
+}
+
+/// The site's own word on a peer's key: without a list, central's marking is enough.
+fn is_approved(approved: Option<&BTreeSet<Fingerprint>>, key: &Fingerprint) -> bool {
+    approved.is_none_or(|keys| keys.contains(key))
 }
 
 fn entry(peer: &Peer) -> RosterEntry {
@@ -401,10 +450,10 @@ fn entry(peer: &Peer) -> RosterEntry {
 async fn keep_to_roster(
     group: Group,
     mut rosters: watch::Receiver<Option<Roster>>,
-    approved: Option<std::collections::BTreeSet<Fingerprint>>,
+    approved: Option<BTreeSet<Fingerprint>>,
 ) {
     let mut leadership = group.leadership();
-    let approved = move |key: &Fingerprint| approved.as_ref().is_none_or(|keys| keys.contains(key));
+    let approved = move |key: &Fingerprint| is_approved(approved.as_ref(), key);
     loop {
         let roster = rosters.borrow_and_update().clone();
         let leads = leadership.borrow_and_update().leads;
