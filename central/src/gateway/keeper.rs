@@ -351,7 +351,8 @@ impl Keeper {
     async fn command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Reload { reply } => {
-                let result = self.read_servers().await.map_err(|error| CommandError::Store(error.to_string()));
+                let result =
+                    self.read_servers().await.map_err(|error| CommandError::Store(error.to_string()));
                 // Who was marked or unmarked learns whether it has to restart.
                 for link in self.environment.registry.links() {
                     self.grant(&link);
