@@ -122,7 +122,7 @@ fn central_toml(data_dir: &Path, addresses: &Addresses) -> String {
 /// administrator's token, in central's data folder.
 async fn first_administrator(folder: &Folder, addresses: &Addresses) -> (Api, PathBuf) {
     let ca_cert = folder.join("central/ca.pem");
-    let token = folder.join("central/admin-token");
+    let token = folder.join("central/admin.token");
     let token = wait_until("central has written its first token and its CA", START_WITHIN, async || {
         let token = std::fs::read_to_string(&token).ok()?;
         (!token.trim().is_empty() && ca_cert.exists()).then(|| token.trim().to_owned())
