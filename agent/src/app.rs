@@ -377,7 +377,11 @@ impl App {
                 }
                 Action::GiveWay => {
                     if let Some(group) = self.cluster.group() {
-                        self.errands.spawn(cluster::give_way(group.clone(), self.peers.clone(), self.shared.clone()));
+                        self.errands.spawn(cluster::give_way(
+                            group.clone(),
+                            self.peers.clone(),
+                            self.shared.clone(),
+                        ));
                     }
                 }
                 Action::OpenTunnel { epoch } => self.open_tunnel(epoch),

@@ -35,7 +35,8 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{control::Control, explain::explain, identity::Identity, peer::PeerNet};
+use crate::{control::Control, identity::Identity, peer::PeerNet};
+use program::explain;
 
 /// How often a leader compares the membership with the roster when nothing changed.
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
@@ -283,7 +284,12 @@ impl Cluster {
         };
         *self.shared.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(report_changes(group.clone(), self.events.clone(), self.shared.clone(), self.approved.clone()));
+        tasks.spawn(report_changes(
+            group.clone(),
+            self.events.clone(),
+            self.shared.clone(),
+            self.approved.clone(),
+        ));
         tasks.spawn(keep_to_roster(group.clone(), self.shared.roster.subscribe(), self.approved.clone()));
         tracing::info!(group = seat.group, node = %seat.node, "Took a seat in the gateway group");
         self.running = Some(Running { seat, group, founded: false, tasks });
@@ -378,7 +384,9 @@ pub async fn give_way(group: Group, peers: PeerNet, shared: Arc<Shared>) {
         }
         match group.transfer(*to, TRANSFER_LIMIT).await {
             Ok(()) => return tracing::info!(%to, "Gave way: another candidate leads"),
-            Err(error) => tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead"),
+            Err(error) => {
+                tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead")
+            }
         }
     }
 }

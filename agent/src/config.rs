@@ -3,8 +3,6 @@
 //! The file is optional and so is each key; an unknown key, a wrong value or an allow-list that
 //! cannot be read keeps the agent from starting, with file, line and column.
 
-mod mistake;
-
 use std::{
     collections::BTreeSet,
     io,
@@ -16,10 +14,13 @@ use std::{
 use proto::Fingerprint;
 use serde::{Deserialize, Deserializer, de};
 
-pub use self::mistake::Mistake;
 use crate::{
     data_dir::read_bounded,
     dialer::allow_list::{AllowList, Entry},
+};
+pub use program::{
+    Mistake,
+    logging::{Log, LogFormat},
 };
 
 /// Far more than all settings with a comment each, and thousands of inline destinations.
@@ -55,20 +56,6 @@ pub struct Peers {
     pub advertise: Vec<String>,
     /// When set, the only keys that may take part in the group here.
     pub approved: Option<BTreeSet<Fingerprint>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    pub format: LogFormat,
-    /// A filter as `tracing` reads it, such as `info` or `info,agent::dialer=debug`.
-    pub level: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 /// Why the settings cannot be used.

@@ -19,9 +19,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     central::{OpenError, open},
-    explain::explain,
     identity::Identity,
 };
+use program::explain;
 
 /// The first ceiling of the wait between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(250);

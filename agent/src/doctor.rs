@@ -19,13 +19,13 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{
     config::{AllowSource, Config, read_allow_list},
-    explain::explain,
     identity::{
         Identity,
         central::{connect_central, resolve},
     },
     status,
 };
+use program::explain;
 
 /// How long central may take to tell its time.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);

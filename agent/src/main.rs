@@ -11,18 +11,24 @@ use agent::{
     config::Config,
     data_dir::DataDir,
     doctor,
-    explain::explain,
     identity::{
         central::CentralUrl,
         enroll::{self, Enrolment, Token},
     },
-    logging, shutdown, status,
+    status,
 };
 use clap::{Parser, Subcommand, ValueEnum};
+use program::{
+    exit::{bad_config, failed},
+    explain, logging, shutdown,
+};
 use tokio_util::sync::CancellationToken;
 
-/// Wrong usage or configuration: nothing was started.
-const EXIT_CONFIG: u8 = 2;
+/// Who speaks on standard error.
+const PROGRAM: &str = "postern-agent";
+/// An agent mostly waits; two threads carry what a tunnel brings on the machines agents run on, and
+/// one cannot stall the other.
+const THREADS: usize = 2;
 
 /// Where an agent keeps its state unless told otherwise.
 #[cfg(unix)]
@@ -109,7 +115,7 @@ fn main() -> ExitCode {
         Command::Enroll { central, token_file, ca_cert, name, data_dir, replace } => {
             let token = match Token::read(&token_file) {
                 Ok(token) => token,
-                Err(error) => return failed(&error),
+                Err(error) => return failed(PROGRAM, &error),
             };
             let enrolment = Enrolment { central, token, ca_file: ca_cert, name, replace };
             in_runtime(async move {
@@ -118,7 +124,7 @@ fn main() -> ExitCode {
                         println!("{done}");
                         ExitCode::SUCCESS
                     }
-                    Err(error) => failed(&error),
+                    Err(error) => failed(PROGRAM, &error),
                 }
             })
         }
@@ -159,7 +165,7 @@ async fn run(config: Config, path: PathBuf) -> ExitCode {
     logging::init(&config.log);
     let outcome = match one_run(config, &path).await {
         Ok(outcome) => outcome,
-        Err(error) => return failed(&*error),
+        Err(error) => return failed(PROGRAM, &*error),
     };
     match outcome {
         Outcome::Stopped => ExitCode::SUCCESS,
@@ -188,10 +194,10 @@ fn restart() -> ExitCode {
     use std::os::unix::process::CommandExt;
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(PROGRAM, &error),
     };
     let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
-    failed(&error)
+    failed(PROGRAM, &error)
 }
 
 /// Windows cannot replace a process; the service manager starts it again after this exit.
@@ -201,18 +207,5 @@ fn restart() -> ExitCode {
 }
 
 fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("postern-agent: {}", explain(error));
-    ExitCode::FAILURE
-}
-
-fn bad_config(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("{}", explain(error));
-    ExitCode::from(EXIT_CONFIG)
+    program::exit::in_runtime(PROGRAM, Some(THREADS), work)
 }

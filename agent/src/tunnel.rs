@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     central::{OpenError, Socket, open},
     dialer::Dialer,
-    explain::explain,
     identity::Identity,
 };
+use program::explain;
 
 /// The ceiling of the first wait. Short: while the tunnel is away, connections are parked.
 const RETRY_FIRST: Duration = Duration::from_millis(50);

@@ -2,11 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use central::{app::App, config::Config, dev, explain::explain, logging, shutdown};
+use central::{app::App, config::Config, dev};
 use clap::{Parser, Subcommand};
+use program::{
+    exit::{bad_config, failed, in_runtime},
+    logging, shutdown,
+};
 
-/// Wrong usage or configuration: nothing was started.
-const EXIT_CONFIG: u8 = 2;
+/// Who speaks on standard error.
+const PROGRAM: &str = "postern-central";
 
 /// The server of Postern in the cloud: tunnels, listeners, admin API.
 #[derive(Parser)]
@@ -45,10 +49,10 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     match Args::parse().command {
         Command::Serve { config } => match Config::load(&config) {
-            Ok(config) => in_runtime(serve(config)),
+            Ok(config) => in_runtime(PROGRAM, None, serve(config)),
             Err(error) => bad_config(&error),
         },
-        Command::Dev(args) => in_runtime(dev::run(args)),
+        Command::Dev(args) => in_runtime(PROGRAM, None, dev::run(args)),
         Command::Config(ConfigCommand::Check { config }) => match Config::load(&config) {
             Ok(_) => {
                 println!("{} is good", config.display());
@@ -67,7 +71,7 @@ async fn serve(config: Config) -> ExitCode {
     logging::init(&config.log);
     let app = match App::build(config).await {
         Ok(app) => app,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(PROGRAM, &error),
     };
     let addresses = app.addresses();
     tracing::info!(
@@ -88,21 +92,4 @@ async fn serve(config: Config) -> ExitCode {
     };
     running.stop().await;
     code
-}
-
-fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("postern-central: {}", explain(error));
-    ExitCode::FAILURE
-}
-
-fn bad_config(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("{}", explain(error));
-    ExitCode::from(EXIT_CONFIG)
 }

@@ -14,7 +14,6 @@ pub mod control;
 #[cfg(feature = "driver")]
 pub mod driver;
 pub mod epoch;
-pub mod explain;
 pub mod frame;
 pub mod hello;
 pub mod ids;

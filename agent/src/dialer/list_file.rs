@@ -13,10 +13,8 @@ use std::{
 use tracing::{info, warn};
 
 use super::allow_list::AllowList;
-use crate::{
-    config::{ConfigError, read_allow_list},
-    explain::explain,
-};
+use crate::config::{ConfigError, read_allow_list};
+use program::explain;
 
 /// How old a look at the file may be.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

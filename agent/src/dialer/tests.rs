@@ -277,7 +277,7 @@ async fn what_the_network_says_reaches_the_log_once() {
     let error = site.dial("10.0.4.7", 1521).await.unwrap_err();
     assert_eq!(error.code(), ResetCode::UNREACHABLE);
     assert_eq!(
-        crate::explain::explain(&error),
+        program::explain(&error),
         "destination orders at 10.0.4.7:1521 could not be reached (tried [10.0.4.7:1521]): connection refused"
     );
 }

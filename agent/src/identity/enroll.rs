@@ -22,10 +22,8 @@ use super::{
     exchange::{ExchangeError, post},
     tls,
 };
-use crate::{
-    data_dir::{DataDir, DataDirError, read_bounded},
-    explain::explain,
-};
+use crate::data_dir::{DataDir, DataDirError, read_bounded};
+use program::explain;
 
 /// A token is some 50 characters; a file much longer is another file.
 const TOKEN_BYTES_MAX: u64 = 1024;

@@ -21,7 +21,9 @@ use super::{
     enroll::signing_request,
     exchange::{ExchangeError, post},
 };
-use crate::{data_dir::DataDir, explain::explain};
+use program::explain;
+
+use crate::data_dir::DataDir;
 
 /// The wall clock is read at least this often: a laptop's sleep or a corrected clock must not
 /// make a renewal come hours late, as one long timer would.

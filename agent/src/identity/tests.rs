@@ -14,7 +14,7 @@ use super::{
     test_ca::TestCa,
     *,
 };
-use crate::explain::explain;
+use program::explain;
 
 #[tokio::test]
 async fn a_token_becomes_an_identity_that_survives_and_is_renewed_under_the_same_key() {

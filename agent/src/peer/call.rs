@@ -38,9 +38,9 @@ use crate::{
         address::{special_ranges, unwrapped},
         dial::{TcpConnector, fail_fast, race},
     },
-    explain::explain,
     identity::tls,
 };
+use program::explain;
 
 /// Resolving, connecting and the handshake. Peers are neighbours; a longer wait only delays the
 /// relay through central that the caller falls back to.

@@ -30,9 +30,9 @@ use tracing::{debug, warn};
 use super::{PeerHandler, Shared, verify, wire};
 use crate::{
     dialer::{dial::fail_fast, own_address::local_address_towards},
-    explain::explain,
     identity::{Identity, certificate::AgentCertificate, tls},
 };
+use program::explain;
 
 /// From the accepted socket to the proven peer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);

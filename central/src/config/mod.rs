@@ -17,9 +17,12 @@ use std::{
 };
 
 use proto::{EnvironmentName, hello::LinkSettings};
-use serde::Deserialize;
 
-pub use mistake::{ConfigError, Mistake};
+pub use mistake::ConfigError;
+pub use program::{
+    Mistake,
+    logging::{Log, LogFormat},
+};
 
 use crate::{
     cidr::Cidr,
@@ -101,20 +104,6 @@ pub struct Alerts {
 pub struct Listeners {
     /// Where a destination listens that names no address of its own.
     pub bind: IpAddr,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    pub format: LogFormat,
-    /// A filter as `tracing` reads it, such as `info` or `info,central::gateway=debug`.
-    pub level: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 impl Default for Config {

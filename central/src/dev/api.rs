@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use proto::explain::explain;
+use program::explain;
 use reqwest::{Certificate, Method};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -22,9 +22,9 @@ use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 use crate::{
     app::{App, BuildError},
     config::{Config, ConfigError},
-    explain::explain,
-    logging, shutdown,
 };
+use program::{exit, explain, logging, shutdown};
+
 
 pub use args::DevArgs;
 
@@ -32,9 +32,6 @@ use agents::{AgentError, Agents};
 use api::{Api, ApiError};
 use folder::{Folder, FolderError};
 use steps::Cast;
-
-/// Wrong usage or configuration: nothing was started.
-const EXIT_CONFIG: u8 = 2;
 
 /// Why dev ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +66,7 @@ pub async fn run(args: DevArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(DevError::Config(error)) => {
             eprintln!("{}", explain(&error));
-            ExitCode::from(EXIT_CONFIG)
+            ExitCode::from(exit::CONFIG)
         }
         Err(error) => {
             eprintln!("postern-central dev: {}", explain(&error));

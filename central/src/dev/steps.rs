@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap, convert::Infallible, future::pending, net::SocketAddr, path::Path, time::Duration,
 };
 
-use proto::{Name, explain::explain};
+use program::explain;
+use proto::Name;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};

@@ -1,8 +1,22 @@
 //! Where log lines go: standard error, as text for people or JSON for machines.
 
+use serde::Deserialize;
 use tracing_subscriber::{EnvFilter, fmt::time::SystemTime, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::config::{Log, LogFormat};
+/// The `log` section of a program's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A filter as `tracing` reads it, such as `info` or `info,agent::dialer=debug`.
+    pub level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Raft's own story is for those who ask for it: ours says who leads and who claimed. What is wanted
 /// comes behind and wins.

@@ -6,18 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One mistake and its place. Line and column count from 1.
+/// One mistake and its place. Line and column count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    path: PathBuf,
-    line: usize,
-    column: usize,
-    message: String,
+    pub path: PathBuf,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
 }
 
 impl Mistake {
     /// What the TOML reader found, with a suggestion where a word looks misspelt.
-    pub(super) fn in_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+    pub fn in_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(0, |span| span.start);
         let mut message = error.message().replace('`', "'").replace('\n', "; ");
         if let Some(likely) = likely_word(&message) {
@@ -26,7 +26,8 @@ impl Mistake {
         Self::at(path, text, offset, &message)
     }
 
-    pub(super) fn at(path: &Path, text: &str, offset: usize, message: &str) -> Self {
+    /// A mistake at this byte of the text.
+    pub fn at(path: &Path, text: &str, offset: usize, message: &str) -> Self {
         let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self {

@@ -1,3 +1,0 @@
-//! See [`proto::explain`].
-
-pub use proto::explain::explain;
