@@ -1,0 +1,200 @@
+//! Central and agents' hosts, set up one step at a time: for scenarios about the steps themselves
+//! (marking, founding, leaving, losing one's state), where [`Site`](crate::Site) would do too much at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::process::{Launch, run, signal};
+use crate::{Api, Folder, Process, Stop, port, program, wait_until};
+
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// A destination may be anywhere on this machine.
+const AGENT_TOML: &str = "[[allow]]\nhost = \"127.0.0.0/8\"\nports = \"*\"\n\n[peers]\nlisten = \"127.0.0.1:0\"\n";
+
+/// Central by `postern-central serve`, and any number of agents that were enrolled.
+pub struct Hosts {
+    api: Api,
+    admin: SocketAddr,
+    tunnel: SocketAddr,
+    /// The running agents.
+    agents: BTreeMap<String, Process>,
+    central: Option<Process>,
+    // Last, so that it outlives the processes that write into it.
+    folder: Folder,
+}
+
+impl Hosts {
+    /// Central alone, with `settings` appended to its configuration.
+    pub async fn central(settings: &str) -> Self {
+        let folder = Folder::new("hosts");
+        let (admin, tunnel) = (port::free(), port::free());
+        let config = format!(
+            "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
+             public_url = \"https://{tunnel}\"\n\n{settings}",
+            folder.join("central").display(),
+        );
+        folder.write("central.toml", config);
+        let central = start_central(&folder);
+        let token = folder.join("central/admin.token");
+        let token = wait_until("central has written its first token", START_WITHIN, async || {
+            let token = fs::read_to_string(&token).ok()?;
+            (!token.trim().is_empty()).then(|| token.trim().to_owned())
+        })
+        .await;
+        until_listening(admin).await;
+        let api = Api::new(&format!("https://{admin}"), &folder.join("central/ca.pem"), &token);
+        Self { api, admin, tunnel, agents: BTreeMap::new(), central: Some(central), folder }
+    }
+
+    /// The REST API, with every right.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Enrols an agent with a token made for this name, and starts it. Returns once central hears it.
+    pub async fn enrol(&mut self, name: &str) {
+        let answer = self.api.post("/enrollment-tokens", json!({"name": name})).await;
+        let token = answer["token"].as_str().unwrap_or_else(|| panic!("a token is missing in {answer}"));
+        let token_file = self.folder.write_private(&format!("{name}.token"), token);
+        self.folder.write(&format!("{name}.toml"), AGENT_TOML);
+        let mut enroll = Command::new(program("postern-agent"));
+        enroll.args(["enroll", "--central", &format!("https://{}", self.tunnel), "--name", name]);
+        enroll.arg("--token-file").arg(token_file).arg("--ca-cert").arg(self.folder.join("central/ca.pem"));
+        enroll.arg("--data-dir").arg(self.data_dir(name));
+        run(&enroll, None);
+        self.start(name);
+        self.until_connected(name).await;
+    }
+
+    /// Starts an enrolled agent that does not run.
+    pub fn start(&mut self, name: &str) {
+        let mut command = Command::new(program("postern-agent"));
+        command.arg("run").arg("--data-dir").arg(self.data_dir(name));
+        command.arg("--config").arg(self.folder.join(&format!("{name}.toml")));
+        let log = self.folder.join(&format!("{name}.log"));
+        let process = Process::spawn(Launch { name, command, log, stop: Stop::Term, user: None });
+        let before = self.agents.insert(name.to_owned(), process);
+        assert!(before.is_none(), "{name} runs already");
+    }
+
+    /// Stops an agent as its operator would.
+    pub fn stop(&mut self, name: &str) {
+        self.take(name).stop();
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, name: &str) {
+        kill(self.take(name));
+    }
+
+    /// `kill -9` of central.
+    pub fn kill_central(&mut self) {
+        kill(self.central.take().expect("central runs"));
+    }
+
+    /// Starts central again on what it left behind.
+    pub async fn start_central(&mut self) {
+        self.central = Some(start_central(&self.folder));
+        until_listening(self.admin).await;
+    }
+
+    /// An agent's process id.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.agents.get(name).unwrap_or_else(|| panic!("{name} does not run")).pid()
+    }
+
+    /// Where an agent keeps its state.
+    pub fn data_dir(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Deletes the records of the gateway group of an agent that does not run.
+    pub fn wipe_raft(&self, name: &str) {
+        self.remove(name, "raft");
+    }
+
+    /// Deletes all that an agent which does not run had, its identity too.
+    pub fn wipe(&self, name: &str) {
+        self.remove(name, "");
+    }
+
+    /// Allows or forbids the Process Server to become the Secure Gateway.
+    pub async fn mark(&self, name: &str, on: bool) {
+        self.api.patch(&format!("/process-servers/{name}"), json!({"candidate": on})).await;
+    }
+
+    /// Has central restart the Process Server.
+    pub async fn restart(&self, name: &str) {
+        self.api.post(&format!("/process-servers/{name}/restart"), Value::Null).await;
+    }
+
+    /// Creates a destination; answers with where it listens on the cloud side.
+    pub async fn destination(&self, name: &str, target: SocketAddr) -> SocketAddr {
+        let listen = port::free();
+        let body = json!({
+            "name": name, "type": "tcp", "url": format!("tcp://{target}"), "direction": "to_site",
+            "listen": listen.to_string(), "enabled": true,
+        });
+        self.api.post("/destinations", body).await;
+        listen
+    }
+
+    /// Runs `posternctl` as the first administrator; answers with what it printed.
+    ///
+    /// # Panics
+    /// When it ends with another exit code than 0.
+    pub fn posternctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("posternctl"));
+        command.args(arguments).args(["--server", &format!("https://{}", self.admin)]);
+        command.arg("--token-file").arg(self.folder.join("central/admin.token"));
+        command.arg("--ca-cert").arg(self.folder.join("central/ca.pem"));
+        run(&command, None)
+    }
+
+    /// Waits until central hears an agent on its control websocket.
+    pub async fn until_connected(&self, name: &str) {
+        wait_until(&format!("{name} is connected"), START_WITHIN, async || {
+            let all = self.api.process_servers().await;
+            all.iter().any(|one| one.name == name && one.connected).then_some(())
+        })
+        .await;
+    }
+
+    fn take(&mut self, name: &str) -> Process {
+        self.agents.remove(name).unwrap_or_else(|| panic!("{name} does not run"))
+    }
+
+    fn remove(&self, name: &str, what: &str) {
+        assert!(!self.agents.contains_key(name), "{name} still runs");
+        let path = self.data_dir(name).join(what);
+        fs::remove_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+fn start_central(folder: &Folder) -> Process {
+    let mut command = Command::new(program("postern-central"));
+    command.arg("serve").arg("--config").arg(folder.join("central.toml"));
+    let log = folder.join("central.log");
+    Process::spawn(Launch { name: "postern-central", command, log, stop: Stop::Term, user: None })
+}
+
+async fn until_listening(admin: SocketAddr) {
+    wait_until("central listens for administrators", START_WITHIN, async || {
+        tokio::net::TcpStream::connect(admin).await.ok().map(drop)
+    })
+    .await;
+}
+
+fn kill(mut process: Process) {
+    signal(process.pid(), Signal::KILL);
+    // It only waits for the end, which has come.
+    process.stop();
+}
