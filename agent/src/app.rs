@@ -359,6 +359,7 @@ impl App {
             TunnelEvent::Drained { epoch } => {
                 tracing::info!(%epoch, "The tunnel has drained");
                 self.draining = None;
+                self.last_error = None;
                 self.role.handle_drained(now);
             }
         }

@@ -40,6 +40,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long central has to answer the hello: it waits 1 s for its witness and 2 s for an old lane.
 const ADMISSION_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// A lane that lasted this long was a success: the next attempt is quick again.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 
 /// What becomes of the tunnel, in order.
 #[derive(Debug, Clone)]
@@ -104,7 +106,8 @@ impl KeptTunnel {
         Self { close, drain, stats, task }
     }
 
-    /// No new session under this epoch; the streams there are may finish.
+    /// No new session under this epoch. Central ends the tunnel: it alone knows when the successor
+    /// has come and the last stream is gone; until then this tunnel serves.
     pub fn drain(&self) {
         self.drain.cancel();
     }
@@ -167,10 +170,13 @@ impl Keeper {
             };
             let event = match attempt {
                 Ok((tunnel, socket)) => {
-                    backoff.reset();
                     self.tell(TunnelEvent::Up { epoch }).await;
+                    let began = tokio::time::Instant::now();
                     let end = self.run_lane(&tunnel, socket, &close).await;
                     let Some(end) = end else { return };
+                    if began.elapsed() >= STABLE_AFTER {
+                        backoff.reset();
+                    }
                     tunnel.detach();
                     if let Some(session) = &mut self.session {
                         session.lost_at = Some(SystemBootClock.now());
@@ -204,28 +210,13 @@ impl Keeper {
     async fn run_lane(&self, tunnel: &Tunnel, socket: Socket, close: &CancellationToken) -> Option<LaneEnd> {
         let lane = tunnel.run(socket);
         tokio::pin!(lane);
-        let mut drained = false;
-        loop {
-            let look = async {
-                if !self.drain.is_cancelled() {
-                    return self.drain.cancelled().await;
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            };
-            tokio::select! {
-                end = &mut lane => return Some(end),
-                () = close.cancelled() => {
-                    tunnel.close(1001, "this agent is no longer the active gateway");
-                    // The lane flushes resets and the close, within a limit, and ends.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), &mut lane).await;
-                    return None;
-                }
-                () = look, if !drained => {
-                    if self.drain.is_cancelled() && tunnel.stats().streams == 0 {
-                        drained = true;
-                        tunnel.close(1001, "drained");
-                    }
-                }
+        tokio::select! {
+            end = &mut lane => Some(end),
+            () = close.cancelled() => {
+                tunnel.close(1001, "this agent is no longer the active gateway");
+                // The lane flushes resets and the close, within a limit, and ends.
+                let _ = tokio::time::timeout(Duration::from_secs(1), &mut lane).await;
+                None
             }
         }
     }

@@ -61,6 +61,8 @@ impl Site {
 pub struct Members {
     /// Every node that votes, the witness included where it does.
     pub voters: BTreeSet<NodeId>,
+    /// The sets of which each must give a majority: one, or two while voters are being replaced.
+    pub quorums: Vec<BTreeSet<NodeId>>,
     pub learners: BTreeSet<NodeId>,
     /// The agents among them.
     pub peers: BTreeMap<NodeId, Peer>,
@@ -69,6 +71,12 @@ pub struct Members {
 }
 
 impl Members {
+    /// Whether every quorum counts this node's vote. While voters are being replaced, a newcomer is
+    /// not settled: should the old voters be lost now, it could not win an election.
+    pub fn is_settled_voter(&self, node: NodeId) -> bool {
+        !self.quorums.is_empty() && self.quorums.iter().all(|voters| voters.contains(&node))
+    }
+
     /// How many voters can be lost before the active can no longer change.
     pub fn losses_bearable(&self) -> usize {
         self.voters.len().saturating_sub(1) / 2

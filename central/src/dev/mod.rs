@@ -25,7 +25,6 @@ use crate::{
 };
 use program::{exit, explain, logging, shutdown};
 
-
 pub use args::DevArgs;
 
 use agents::{AgentError, Agents};

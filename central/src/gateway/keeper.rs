@@ -366,7 +366,6 @@ impl Keeper {
                     (Some(_), None) => Err(CommandError::NotConnected(name)),
                     (Some(_), Some(link)) => {
                         link.tell(CentralMessage::Restart { id: self.environment.connection_id() });
-                        self.note("restart_ordered", format!("{name} was told to restart"));
                         Ok(())
                     }
                 };
@@ -424,15 +423,24 @@ impl Keeper {
             self.end_session("its active did not come back within tunnel.resume_window");
         }
         if let Some((session, until)) = self.draining.take() {
-            if session.tunnel.stats().streams == 0 || until <= now || session.live().is_none() {
-                session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "the gateway has moved");
-                session.stop_lane();
-                self.note("drained", format!("{} has finished its streams", session.name));
+            let lost_for_good = matches!(session.lane, Lane::Lost { until } if until <= now);
+            if session.tunnel.stats().streams == 0 || until <= now || lost_for_good {
+                self.end_drain(&session).await;
             } else {
                 self.draining = Some((session, until));
             }
         }
         self.finish_leaving(now);
+    }
+
+    /// The predecessor is done, or its time is: it may not come back.
+    async fn end_drain(&mut self, session: &Session) {
+        session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "the gateway has moved");
+        session.stop_lane();
+        if let Err(error) = self.rooms.fences.end_drain(session.epoch).await {
+            tracing::warn!(epoch = %session.epoch, %error, "The end of a drain could not be recorded; it ends with its time");
+        }
+        self.note_of(&session.name, "drained", format!("{} has handed over all its streams", session.name));
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -476,8 +484,8 @@ impl Keeper {
                 let members = members.borrow();
                 // Until the founder has told the witness of its group, nobody else can be in it.
                 (members.voters.is_empty() && group.seats.first().is_some_and(|s| s.node == *node))
-                    || members.voters.contains(node)
-                    || members.learners.contains(node)
+                    // A learner, or a voter that the old quorum does not count yet, cannot take over.
+                    || members.is_settled_voter(*node)
             })
         };
         let tunnel = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent);

@@ -109,7 +109,8 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         match status {
-            StatusCode::NO_CONTENT => Ok(Value::Null),
+            // 202 and 204 say everything by their number.
+            status if status.is_success() && bytes.is_empty() => Ok(Value::Null),
             status if status.is_success() && json => serde_json::from_slice(&bytes)
                 .map_err(|error| Failure::Failed(format!("{} sent broken JSON: {error}", self.host()))),
             status => match serde_json::from_slice(&bytes) {

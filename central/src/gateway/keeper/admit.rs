@@ -197,7 +197,7 @@ impl Keeper {
         } else if let Some((session, until)) = &mut self.draining
             && matches!(&session.lane, Lane::Up(held) if held.id == lane)
         {
-            session.lane = Lane::Lost { until: *until };
+            session.lane = Lane::Lost { until: (now + self.settings.resume_window).min(*until) };
         }
     }
 

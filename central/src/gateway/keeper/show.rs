@@ -121,7 +121,10 @@ impl Keeper {
             event_raised: self.policy.is_raised(),
             last_switch: self.last_switch.clone(),
             connected: connected.collect(),
-            can_lose: raft.as_ref().map(can_lose),
+            can_lose: self
+                .environment
+                .witness()
+                .map(|witness| witness.group.members().borrow().losses_bearable()),
             raft,
             streams: live.map_or(0, |session| session.tunnel.stats().streams),
         }
@@ -153,11 +156,6 @@ impl Keeper {
                 .collect(),
         })
     }
-}
-
-/// How many voters may be lost while a majority of all of them is left.
-fn can_lose(raft: &RaftView) -> usize {
-    raft.voters.len().saturating_sub(1) / 2
 }
 
 fn severity(code: &str) -> Severity {
