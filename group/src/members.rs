@@ -79,6 +79,6 @@ impl Members {
 
     /// How many voters can be lost before the active can no longer change.
     pub fn losses_bearable(&self) -> usize {
-        self.voters.len().saturating_sub(1) / 2
+        self.quorums.iter().map(|voters| voters.len().saturating_sub(1) / 2).min().unwrap_or(0)
     }
 }

@@ -104,7 +104,9 @@ pub(crate) fn quorum_acked(metrics: &Metrics) -> Option<Instant> {
 }
 
 fn members_of(stored: &StoredNodes, last_applied: u64) -> Members {
+    let quorums = stored.membership().get_joint_config();
     Members {
+        quorums: quorums.iter().map(|voters| voters.iter().copied().map(NodeId).collect()).collect(),
         voters: stored.voter_ids().map(NodeId).collect(),
         learners: stored.membership().learner_ids().map(NodeId).collect(),
         peers: stored.nodes().filter_map(|(id, site)| Some((NodeId(*id), site.peer()?.clone()))).collect(),
@@ -120,4 +122,33 @@ fn publish<T: PartialEq>(to: &watch::Sender<T>, value: T) {
         }
         news
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use openraft::Membership;
+
+    use super::*;
+    use crate::members::Site;
+
+    #[test]
+    fn a_voter_is_settled_once_every_quorum_counts_it() {
+        let joining = members_of(&stored(&[&[2], &[1, 2, 3]]), 7);
+        assert_eq!(joining.voters, [1, 2, 3].map(NodeId).into());
+        assert!(joining.is_settled_voter(NodeId(2)) && !joining.is_settled_voter(NodeId(3)));
+        // The old set of one must agree too: nobody may be lost on the way.
+        assert_eq!(joining.losses_bearable(), 0);
+
+        let joined = members_of(&stored(&[&[1, 2, 3]]), 8);
+        assert!(joined.voters.iter().all(|node| joined.is_settled_voter(*node)));
+        assert_eq!(joined.losses_bearable(), 1);
+    }
+
+    fn stored(voters: &[&[u64]]) -> StoredNodes {
+        let sites: BTreeMap<u64, Site> = (1..=3).map(|node| (node, Site::Witness)).collect();
+        let voters = voters.iter().map(|half| half.iter().copied().collect()).collect();
+        StoredNodes::new(None, Membership::new(voters, sites).unwrap())
+    }
 }
