@@ -7,7 +7,7 @@ use std::path::PathBuf;
 const FOLDER: &str = "POSTERN_BIN_DIR";
 
 /// The path of one of the product's programs: from `POSTERN_BIN_DIR`, else from the build folder
-/// that this test itself stands in.
+/// that this test, or the bench, itself stands in.
 ///
 /// # Panics
 /// When it has not been built.
@@ -25,8 +25,10 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A test's executable is `<target>/<profile>/deps/<test>`.
+/// A test's executable is `<target>/<profile>/deps/<test>`, the bench's `<target>/<profile>/bench`.
 fn built_beside_us() -> PathBuf {
-    let test = env::current_exe().expect("a process knows its executable");
-    test.ancestors().nth(2).expect("an executable has a folder").to_owned()
+    let us = env::current_exe().expect("a process knows its executable");
+    let folder = us.parent().expect("an executable has a folder");
+    let built = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    built.expect("deps is in the build folder").to_owned()
 }

@@ -1,0 +1,122 @@
+//! The bench: measures the gateway as it was built, from outside, through real processes.
+//!
+//! ```text
+//!   cargo build --release --workspace --bins
+//!   cargo run --release -p postern-tests --bin bench -- all --json figures.json
+//! ```
+//!
+//! One file a measurement, each a function from rounds to figures; a new one is a line in [`What`]
+//! and a file. Figures go to stdout as one JSON document and to stderr as a table. A missed target
+//! is shown and fails nothing: how fast is a question, not a test. A broken gateway panics.
+#![expect(clippy::expect_used, reason = "the bench stands on the tests' stage and fails as they do")]
+
+mod bulk;
+mod failover;
+mod figure;
+mod idle;
+mod machine;
+mod relay;
+mod report;
+mod throughput;
+mod usage;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::figure::Figure;
+use crate::report::Report;
+
+/// `bench all` when nothing is said; the relay's processes are started by throughput alone.
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures Postern's own programs, found beside this one; builds nothing")]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How often each measurement is repeated [default: failover 50, idle 3, throughput 3]
+    #[arg(long, global = true)]
+    rounds: Option<NonZeroUsize>,
+    /// Write the JSON document to this file too
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Measure(What),
+    /// One process of the relay that throughput compares with
+    #[command(hide = true)]
+    RelayHop { target: SocketAddr },
+}
+
+#[derive(Subcommand, Clone, Copy)]
+enum What {
+    /// From kill -9 of the active to the first byte over a new connection
+    Failover,
+    /// Memory of an idle central, active and standby
+    Idle,
+    /// Bulk speed and CPU cost, beside a plain two-hop TCP relay
+    Throughput,
+    /// Everything above
+    All,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("the kernel grants an epoll and a few threads");
+    runtime.block_on(run(args))
+}
+
+impl What {
+    async fn figures(self, rounds: Option<NonZeroUsize>) -> Vec<Figure> {
+        let or = |default: usize| rounds.map_or(default, NonZeroUsize::get);
+        match self {
+            Self::Failover => failover::measure(or(50)).await,
+            Self::Idle => idle::measure(or(3)).await,
+            Self::Throughput => throughput::measure(or(3)).await,
+            Self::All => {
+                let mut all = failover::measure(or(50)).await;
+                all.extend(idle::measure(or(3)).await);
+                all.extend(throughput::measure(or(3)).await);
+                all
+            }
+        }
+    }
+}
+
+async fn run(args: Args) -> ExitCode {
+    let what = match args.command {
+        Some(Command::RelayHop { target }) => return relay_hop(target).await,
+        Some(Command::Measure(what)) => what,
+        None => What::All,
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("This is a debug build: the figures show that the bench runs, and nothing else.");
+    }
+    let mut report = Report::begin();
+    report.add(what.figures(args.rounds).await);
+    eprint!("{}", report.table());
+    let json = report.json();
+    println!("{json}");
+    if let Some(file) = args.json
+        && let Err(error) = std::fs::write(&file, json + "\n")
+    {
+        eprintln!("{} could not be written: {error}; the figures stand on stdout", file.display());
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+async fn relay_hop(target: SocketAddr) -> ExitCode {
+    match relay::run_hop(target).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the relay to {target} cannot listen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The bench runs and says what it promises. How fast it found anything is not judged here.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn one_round_of_failover_is_reported_as_one_json_document() {
+    let folder = postern_tests::Folder::new("bench");
+    let file = folder.join("figures.json");
+
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["failover", "--rounds", "1", "--json"])
+        .arg(&file)
+        .output()
+        .unwrap();
+
+    let table = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{}:\n{table}", output.status);
+    assert!(table.contains("failover/kill to first byte"), "{table}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report, serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap());
+    assert_eq!(report["format"], 1);
+    assert!(report["machine"]["cores"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["machine"]["memory_mib"].as_u64().unwrap() > 0, "{report}");
+    let figures = report["figures"].as_array().unwrap();
+    assert_eq!(figures.len(), 2, "{report}");
+    for figure in figures {
+        assert_eq!((&figure["measurement"], &figure["unit"]), (&"failover".into(), &"ms".into()));
+        assert_eq!(figure["n"], 1);
+        assert!(figure["median"].as_f64().unwrap() > 0.0, "{figure}");
+        for statistic in ["p99", "min", "max"] {
+            assert_eq!(figure[statistic], figure["median"], "{figure}");
+        }
+        assert_eq!(figure["spread"], 0.0);
+        assert_eq!(figure["samples"], Value::from(vec![figure["median"].clone()]));
+    }
+    assert_eq!(figures[0]["targets"].as_array().unwrap().len(), 2);
+}
