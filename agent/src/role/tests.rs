@@ -60,7 +60,7 @@ fn after_a_restart_the_old_claim_is_not_mine() {
 #[test]
 fn an_order_for_another_moves_the_leadership_and_is_tried_again() {
     let mut agent = Agent::active(1, 5);
-    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)) });
     assert_eq!(agent.actions(), [Action::Transfer { to: NodeId(2) }]);
     agent.pass(S);
     assert_eq!(agent.actions(), [Action::Transfer { to: NodeId(2) }]);
@@ -70,25 +70,46 @@ fn an_order_for_another_moves_the_leadership_and_is_tried_again() {
 fn an_ordered_leader_claims_although_a_tunnel_lives() {
     let mut agent = Agent::seated(2);
     agent.claim(5, 1, YOU);
-    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)) });
     agent.leads(true);
-    agent.report(Some(1), Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
+    agent.report(Some(1), Report { tunnel: Some(1), order: Some((2, true)) });
     assert_eq!(agent.actions(), [Action::Ask { id: 1 }, Action::Claim]);
 }
 
 #[test]
-fn a_newer_claim_ends_the_tunnel_at_once_and_after_a_planned_order_drains_it() {
+fn a_newer_claim_leaves_the_end_of_the_tunnel_to_central() {
     let mut agent = Agent::active(1, 5);
     agent.claim(6, 2, YOU);
-    assert_eq!(agent.actions(), [Action::CloseTunnel]);
+    assert_eq!(agent.actions(), [Action::DrainTunnel { epoch: epoch(5) }]);
+    agent.machine.handle_drained(agent.now);
     assert_eq!(agent.machine.role(), Role::Standby);
 
     let mut agent = Agent::active(1, 5);
-    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)), ..Report::default() });
     agent.claim(6, 2, YOU);
-    assert_eq!(agent.actions().last(), Some(&Action::DrainTunnel { epoch: epoch(5) }));
-    agent.machine.handle_drained(agent.now);
+    agent.machine.handle_refused(epoch(5), RefusalCode::StaleEpoch, agent.now);
+    assert_eq!(agent.actions().last(), Some(&Action::CloseTunnel));
     assert_eq!(agent.machine.role(), Role::Standby);
+}
+
+#[test]
+fn one_that_becomes_active_again_lets_its_old_tunnel_drain_on() {
+    let mut agent = Agent::active(1, 5);
+    agent.claim(6, 2, YOU);
+    agent.claim(7, 1, ME);
+    assert_eq!(agent.actions(), [
+        Action::DrainTunnel { epoch: epoch(5) },
+        Action::OpenTunnel { epoch: epoch(7) }
+    ]);
+}
+
+#[test]
+fn a_question_that_got_lost_is_asked_again_whatever_else_is_heard() {
+    let mut agent = Agent::seated(1);
+    agent.leads(true);
+    agent.actions();
+    agent.report(None, Report { order: Some((2, false)), ..Report::default() });
+    agent.pass(S);
+    assert_eq!(agent.actions(), [Action::Ask { id: 2 }]);
 }
 
 #[test]
