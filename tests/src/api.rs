@@ -105,8 +105,9 @@ impl Api {
 pub struct Gateway {
     pub state: String,
     pub active: Option<String>,
-    pub epoch: u64,
-    pub group_epoch: u64,
+    /// `None` until the first tunnel was admitted.
+    pub epoch: Option<u64>,
+    pub group_epoch: Option<u64>,
 }
 
 /// The part of a Process Server that scenarios look at.

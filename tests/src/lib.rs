@@ -17,9 +17,12 @@
 #![expect(clippy::expect_used, reason = "only tests stand on this stage, and panicking is how a test fails")]
 
 mod api;
+mod attempt;
+mod central;
 mod certificates;
 mod dev;
 mod folder;
+mod host;
 mod link;
 pub mod needs;
 pub mod port;
@@ -32,9 +35,12 @@ pub mod suite;
 mod wait;
 
 pub use api::{Api, Gateway, ProcessServer};
+pub use attempt::Attempt;
+pub use central::Central;
 pub use certificates::Certificates;
 pub use dev::{Dev, DevAgent};
 pub use folder::Folder;
+pub use host::Host;
 pub use link::{Connection, Link};
 pub use process::{Process, Stop};
 pub use program::program;

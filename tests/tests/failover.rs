@@ -169,13 +169,16 @@ async fn an_active_frozen_for_a_minute_never_makes_two() {
 struct OneActive<'a> {
     mirror: &'a Mirror,
     dev: &'a Dev,
-    newest: (u64, u64),
-    active_of: BTreeMap<(u64, u64), String>,
+    newest: Epoch,
+    active_of: BTreeMap<Epoch, String>,
 }
+
+/// Generation and claim; the none before the first is the smallest.
+type Epoch = (Option<u64>, Option<u64>);
 
 impl<'a> OneActive<'a> {
     fn new(mirror: &'a Mirror, dev: &'a Dev) -> Self {
-        Self { mirror, dev, newest: (0, 0), active_of: BTreeMap::new() }
+        Self { mirror, dev, newest: (None, None), active_of: BTreeMap::new() }
     }
 
     /// Which agent served a new connection just now? `None` when none did.

@@ -56,6 +56,11 @@ impl Mirror {
         self.addr
     }
 
+    /// How many connections have reached it.
+    pub fn visits(&self) -> usize {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Connects to the mirror through `addr` and gets a byte echoed; within `limit`, or `None`.
     /// Answers with the open connection and the mirror's own view of it.
     pub async fn look_into(&self, addr: SocketAddr, limit: Duration) -> Option<(TcpStream, Visit)> {
