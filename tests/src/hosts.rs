@@ -1,6 +1,8 @@
 //! Central and agents' hosts, set up one step at a time: for scenarios about the steps themselves
 //! (marking, founding, leaving, losing one's state), where [`Site`](crate::Site) would do too much at once.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -9,15 +11,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::process::{Launch, run, signal};
 use crate::{Api, Folder, Process, Stop, port, program, wait_until};
 
+pub use look::{Member, Shown, Switch};
+
 const START_WITHIN: Duration = Duration::from_secs(30);
+/// Elections take half a second; the rest is for a busy machine.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A destination may be anywhere on this machine.
-const AGENT_TOML: &str = "[[allow]]\nhost = \"127.0.0.0/8\"\nports = \"*\"\n\n[peers]\nlisten = \"127.0.0.1:0\"\n";
+const AGENT_TOML: &str =
+    "[[allow]]\nhost = \"127.0.0.0/8\"\nports = \"*\"\n\n[peers]\nlisten = \"127.0.0.1:0\"\n";
 
 /// Central by `postern-central serve`, and any number of agents that were enrolled.
 pub struct Hosts {
@@ -52,6 +59,20 @@ impl Hosts {
         until_listening(admin).await;
         let api = Api::new(&format!("https://{admin}"), &folder.join("central/ca.pem"), &token);
         Self { api, admin, tunnel, agents: BTreeMap::new(), central: Some(central), folder }
+    }
+
+    /// A gateway of these agents, up, each of them voting, and the first one active.
+    pub async fn up(names: &[&str], settings: &str) -> Self {
+        let mut hosts = Self::central(settings).await;
+        for name in names {
+            hosts.enrol(name).await;
+            hosts.mark(name, true).await;
+        }
+        hosts.restart(names[0]).await;
+        hosts.until_active(names[0]).await;
+        let witness = names.len().is_multiple_of(2).then_some("witness");
+        hosts.until_group_is(&names.iter().copied().chain(witness).collect::<Vec<_>>()).await;
+        hosts
     }
 
     /// The REST API, with every right.
@@ -100,6 +121,11 @@ impl Hosts {
         kill(self.central.take().expect("central runs"));
     }
 
+    /// Stops central as its operator would.
+    pub fn stop_central(&mut self) {
+        self.central.take().expect("central runs").stop();
+    }
+
     /// Starts central again on what it left behind.
     pub async fn start_central(&mut self) {
         self.central = Some(start_central(&self.folder));
@@ -109,6 +135,11 @@ impl Hosts {
     /// An agent's process id.
     pub fn pid(&self, name: &str) -> u32 {
         self.agents.get(name).unwrap_or_else(|| panic!("{name} does not run")).pid()
+    }
+
+    /// The process ids of all agents that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.agents.values().map(Process::pid).collect()
     }
 
     /// Where an agent keeps its state.
@@ -133,7 +164,7 @@ impl Hosts {
 
     /// Has central restart the Process Server.
     pub async fn restart(&self, name: &str) {
-        self.api.post(&format!("/process-servers/{name}/restart"), Value::Null).await;
+        self.api.post(&format!("/process-servers/{name}/restart"), json!({})).await;
     }
 
     /// Creates a destination; answers with where it listens on the cloud side.

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! [`Dev`] is the gateway as a newcomer starts it; [`Site`] is the one an operator sets up host by
-//! host, with a [`Link`] in front of each agent. The servers are the ones customers run, started on
-//! free loopback ports in temporary folders. Nothing here waits for time to pass: it waits for a
-//! state, with a limit ([`wait_until`]).
+//! host, with a [`Link`] in front of each agent; [`Hosts`] takes each of an operator's steps when
+//! told. The servers are the ones customers run, started on free loopback ports in temporary
+//! folders. Nothing here waits for time to pass: it waits for a state, with a limit ([`wait_until`]).
 //!
 //! The stage fails by panicking, with a sentence: whatever it started is then stopped and the tail
 //! of its log is shown. Linux only.
@@ -23,6 +23,7 @@ mod certificates;
 mod dev;
 mod folder;
 mod host;
+mod hosts;
 mod link;
 pub mod needs;
 pub mod port;
@@ -41,6 +42,7 @@ pub use certificates::Certificates;
 pub use dev::{Dev, DevAgent};
 pub use folder::Folder;
 pub use host::Host;
+pub use hosts::{Hosts, Member, Shown, Switch};
 pub use link::{Connection, Link};
 pub use process::{Process, Stop};
 pub use program::program;
