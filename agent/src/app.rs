@@ -96,6 +96,8 @@ pub struct App {
     hello_seat: watch::Sender<Option<Seat>>,
     /// Long-lived parts: if one ends, the agent says so and leaves.
     parts: JoinSet<&'static str>,
+    /// Giving the lead away: one offer at a time, two would fight each other.
+    hand_overs: JoinSet<()>,
     /// Short errands; each bounded by its own limits.
     errands: JoinSet<()>,
 }
@@ -224,6 +226,7 @@ impl App {
             claimed: mpsc::channel(4),
             hello_seat,
             parts,
+            hand_overs: JoinSet::new(),
             errands: JoinSet::new(),
         })
     }
@@ -250,6 +253,7 @@ impl App {
                 },
                 Some(ended) = self.parts.join_next() => return Err(AppError::Ended(ended.unwrap_or("panicked"))),
                 Some(_done) = self.errands.join_next() => {}
+                Some(_done) = self.hand_overs.join_next() => {}
                 () = sleep_until(timer) => self.role.handle_timeout(Instant::now()),
                 () = stop.cancelled() => break Outcome::Stopped,
             }
@@ -274,11 +278,14 @@ impl App {
                     group.members().borrow().voters.iter().for_each(|node| group.peer_back(*node));
                 }
             }
-            ControlEvent::Down { why } => {
+            ControlEvent::Down { why, silent_for } => {
                 self.control_up = false;
                 self.last_error = Some(why);
                 self.role.handle_control_lost();
-                self.role.handle_central(self.tunnel_up, now);
+                if !self.tunnel_up {
+                    // Silence counts from the last word heard, not from when it was noticed.
+                    self.role.handle_central_silent(now.checked_sub(silent_for).unwrap_or(now), now);
+                }
             }
             ControlEvent::Message(message) => match message {
                 CentralMessage::Seat(grant) => self.seat(grant).await?,
@@ -310,7 +317,6 @@ impl App {
                 self.role.handle_seat(None, Instant::now());
                 self.carry_out();
                 self.cluster.leave().await?;
-                self.control.tell(AgentMessage::SeatLeft { seat });
             }
             SeatGrant::Leave { .. } => {}
         }
@@ -321,7 +327,11 @@ impl App {
         let now = Instant::now();
         match event {
             ClusterEvent::Seat(seat) => {
-                self.hello_seat.send_replace(seat);
+                let before = self.hello_seat.send_replace(seat);
+                if let (Some(lost), None) = (before, seat) {
+                    // Left as told, or moved aside as damaged: central learns either way.
+                    self.control.tell(AgentMessage::SeatLeft { seat: lost });
+                }
                 self.role.handle_seat(seat, now);
             }
             ClusterEvent::Leadership(group::Leadership { running: false, .. }) => {
@@ -340,6 +350,18 @@ impl App {
 
     fn heard_tunnel(&mut self, event: TunnelEvent) {
         let now = Instant::now();
+        // What an older tunnel still had to say is no news of the present one.
+        let (TunnelEvent::Up { epoch }
+        | TunnelEvent::Lost { epoch, .. }
+        | TunnelEvent::Refused { epoch, .. }
+        | TunnelEvent::Drained { epoch }) = &event;
+        let current = match self.role.role() {
+            Role::Active { epoch } | Role::Draining { epoch } => Some(epoch),
+            Role::Unseated | Role::Standby | Role::Claiming => None,
+        };
+        if current != Some(*epoch) && !matches!(event, TunnelEvent::Drained { .. }) {
+            return;
+        }
         match event {
             TunnelEvent::Up { epoch } => {
                 tracing::info!(%epoch, "The tunnel is up");
@@ -359,8 +381,12 @@ impl App {
             TunnelEvent::Drained { epoch } => {
                 tracing::info!(%epoch, "The tunnel has drained");
                 self.draining = None;
-                self.last_error = None;
-                self.role.handle_drained(now);
+                if current == Some(epoch) {
+                    self.tunnel_up = false;
+                    self.last_error = None;
+                    self.role.handle_central(self.control_up, now);
+                    self.role.handle_drained(now);
+                }
             }
         }
     }
@@ -372,13 +398,17 @@ impl App {
                 Action::Ask { id } => drop(self.control.tell(AgentMessage::AskGateway { id })),
                 Action::Claim => self.claim(),
                 Action::Transfer { to } => {
-                    if let Some(group) = self.cluster.group() {
-                        self.errands.spawn(cluster::transfer(group.clone(), to));
+                    if let Some(group) = self.cluster.group()
+                        && self.hand_overs.is_empty()
+                    {
+                        self.hand_overs.spawn(cluster::transfer(group.clone(), to));
                     }
                 }
                 Action::GiveWay => {
-                    if let Some(group) = self.cluster.group() {
-                        self.errands.spawn(cluster::give_way(
+                    if let Some(group) = self.cluster.group()
+                        && self.hand_overs.is_empty()
+                    {
+                        self.hand_overs.spawn(cluster::give_way(
                             group.clone(),
                             self.peers.clone(),
                             self.shared.clone(),
@@ -449,17 +479,19 @@ impl App {
         });
     }
 
-    /// Leaves in order: the lead to another, the streams reset, the records closed.
+    /// Leaves in order: the streams reset, the lead to another, the records closed.
     async fn stop(mut self) {
+        // The tunnel first: while it lives, a new leader gives the lead straight back.
+        for tunnel in self.tunnel.take().into_iter().chain(self.draining.take()) {
+            tunnel.close().await;
+        }
         if let Some(group) = self.cluster.group()
             && group.leadership().borrow().leads
         {
             cluster::give_way(group.clone(), self.peers.clone(), self.shared.clone()).await;
         }
-        for tunnel in self.tunnel.take().into_iter().chain(self.draining.take()) {
-            tunnel.close().await;
-        }
         self.errands.shutdown().await;
+        self.hand_overs.shutdown().await;
         self.cluster.close().await;
         self.parts.shutdown().await;
     }

@@ -247,7 +247,14 @@ impl Cluster {
     }
 
     /// Central sent the group as it wants it.
-    pub fn set_roster(&self, roster: Roster) {
+    pub fn set_roster(&self, mut roster: Roster) {
+        let known = self.shared.entries.borrow().clone();
+        for entry in roster.candidates.iter_mut().filter(|entry| entry.peer_addrs.is_empty()) {
+            // Central has not heard from it since its own start; we may know more.
+            if let Some(before) = known.iter().find(|before| before.fingerprint == entry.fingerprint) {
+                entry.peer_addrs.clone_from(&before.peer_addrs);
+            }
+        }
         let approved = |entry: &&RosterEntry| is_approved(self.approved.as_ref(), &entry.fingerprint);
         let entries = roster.candidates.iter().filter(approved).cloned().collect();
         self.shared.entries.send_replace(Arc::new(entries));

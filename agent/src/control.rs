@@ -47,7 +47,11 @@ struct Inner {
 pub enum ControlEvent {
     Up(Welcome),
     Message(CentralMessage),
-    Down { why: String },
+    /// `silent_for`: how long nothing had been heard when the link was given up.
+    Down {
+        why: String,
+        silent_for: Duration,
+    },
 }
 
 /// Why one link ended, or did not come about.
@@ -108,7 +112,11 @@ pub async fn keep_connected(
         let lost = one_link(&control, &current, &mut identity, hello(), &events).await;
         control.set(None);
         let why = explain(&lost);
-        if events.send(ControlEvent::Down { why: why.clone() }).await.is_err() {
+        let silent_for = match &lost {
+            Lost::Link(LinkEnd::Dead { silent_for }) => *silent_for,
+            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed => Duration::ZERO,
+        };
+        if events.send(ControlEvent::Down { why: why.clone(), silent_for }).await.is_err() {
             return;
         }
         if started.elapsed() >= STABLE_AFTER || matches!(lost, Lost::Renewed) {

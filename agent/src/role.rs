@@ -4,10 +4,10 @@
 //!              leads, and central reports no live tunnel,
 //!              or is ordered to take over                    claim committed
 //!   Standby ─────────────────────────────────► Claiming ─────────────────────► Active { epoch }
-//!      ▲                                           │ not committed                  │ newer claim,
-//!      │◄──────────────────────────────────────────┘                                │ or refused
-//!      │◄── drained ── Draining { epoch } ◄── newer claim after a planned order ────┤
-//!      └◄───────────────────────────────────────────────────────────────────────────┘
+//!      ▲                                           │ not committed                  │    │ refused
+//!      │◄──────────────────────────────────────────┘                   newer claim │    │
+//!      │◄── drained, or refused ── Draining { epoch } ◄─────────────────────────────┘    │
+//!      └◄────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Leading is not being active: a leader that is not the active gives the leadership to the
@@ -172,7 +172,7 @@ impl RoleMachine {
             Role::Unseated => {}
             Role::Standby | Role::Claiming | Role::Draining { .. } if mine => self.become_active(claim.epoch),
             Role::Active { epoch } if mine && epoch != claim.epoch => self.become_active(claim.epoch),
-            Role::Active { epoch } if !mine => self.step_aside(epoch, claim.node),
+            Role::Active { epoch } if !mine => self.step_aside(epoch),
             Role::Claiming => self.role = Role::Standby,
             Role::Standby | Role::Draining { .. } | Role::Active { .. } => {}
         }
@@ -196,7 +196,9 @@ impl RoleMachine {
             self.evidence = Evidence::Fresh;
             self.next_try_at = None;
         }
-        if self.report.as_ref().map(|r| r.order) != Some(report.order) {
+        // Only what is known for sure may hurry: an unanswered question keeps its timer.
+        let order_changed = self.report.as_ref().map(|r| r.order) != Some(report.order);
+        if order_changed && self.evidence == Evidence::Fresh {
             self.next_try_at = None;
         }
         self.report = Some(report);
@@ -217,14 +219,22 @@ impl RoleMachine {
 
     /// Whether central is heard, on the control websocket or in the tunnel.
     pub fn handle_central(&mut self, heard: bool, now: Instant) {
-        match (heard, self.central_silent_since) {
-            (true, Some(_)) => self.central_silent_since = None,
-            (false, None) => {
-                self.central_silent_since = Some(now);
+        match heard {
+            true => {
+                if self.central_silent_since.take().is_some() {
+                    self.judge(now);
+                }
             }
-            (true, None) | (false, Some(_)) => return,
+            false => self.handle_central_silent(now, now),
         }
-        self.judge(now);
+    }
+
+    /// Central was last heard at `since`. Repeating it does not restart the silence.
+    pub fn handle_central_silent(&mut self, since: Instant, now: Instant) {
+        if self.central_silent_since.is_none() {
+            self.central_silent_since = Some(since);
+            self.judge(now);
+        }
     }
 
     /// Central refused the tunnel of this epoch.
@@ -367,26 +377,20 @@ impl RoleMachine {
 
     fn become_active(&mut self, epoch: Epoch) {
         self.next_try_at = None;
-        self.leave_tunnel();
+        // A tunnel that drains goes on draining beside the new one.
+        if matches!(self.role, Role::Active { .. }) {
+            self.outbox.push_back(Action::CloseTunnel);
+        }
         self.role = Role::Active { epoch };
         self.outbox.push_back(Action::OpenTunnel { epoch });
     }
 
-    /// Another node's claim is newer. After a planned order the old streams may finish; else
-    /// central had taken this tunnel for lost, and nothing more may reach a destination.
-    fn step_aside(&mut self, epoch: Epoch, successor: NodeId) {
-        let planned = self
-            .report
-            .as_ref()
-            .and_then(|report| report.order)
-            .is_some_and(|order| order.planned && order.node == successor);
-        if planned {
-            self.role = Role::Draining { epoch };
-            self.outbox.push_back(Action::DrainTunnel { epoch });
-        } else {
-            self.leave_tunnel();
-            self.role = Role::Standby;
-        }
+    /// Another node's claim is newer. What becomes of this tunnel is central's to decide: after a
+    /// planned order it drains, else the fence refuses it the moment the successor is admitted. Until
+    /// then it serves, and `tunnel.dead_after` of silence still stops its writes.
+    fn step_aside(&mut self, epoch: Epoch) {
+        self.role = Role::Draining { epoch };
+        self.outbox.push_back(Action::DrainTunnel { epoch });
     }
 
     fn leave_tunnel(&mut self) {

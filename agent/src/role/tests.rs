@@ -96,10 +96,10 @@ fn one_that_becomes_active_again_lets_its_old_tunnel_drain_on() {
     let mut agent = Agent::active(1, 5);
     agent.claim(6, 2, YOU);
     agent.claim(7, 1, ME);
-    assert_eq!(agent.actions(), [
-        Action::DrainTunnel { epoch: epoch(5) },
-        Action::OpenTunnel { epoch: epoch(7) }
-    ]);
+    assert_eq!(
+        agent.actions(),
+        [Action::DrainTunnel { epoch: epoch(5) }, Action::OpenTunnel { epoch: epoch(7) }]
+    );
 }
 
 #[test]

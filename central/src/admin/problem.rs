@@ -137,6 +137,7 @@ impl From<CommandError> for Problem {
             CommandError::NotConnected(_) => Self::conflict("process_server_not_connected", detail),
             CommandError::NotConfigured(_) => Self::conflict("not_a_configured_candidate", detail),
             CommandError::AlreadyActive(_) => Self::conflict("already_active", detail),
+            CommandError::Draining(_) => Self::conflict("still_draining", detail),
             CommandError::NoOther => Self::conflict("no_other_candidate", detail),
             CommandError::Stopping => Self::unavailable("stopping", detail),
             CommandError::Store(cause) => {

@@ -138,7 +138,8 @@ impl Fence {
         }
     }
 
-    /// The record after admitting `hello`: a planned take-over lets the old holder drain.
+    /// The record after admitting `hello`: a planned take-over lets the old holder drain, and an
+    /// unplanned one does not end the drain of the one before it.
     fn after(current: Option<&Self>, hello: &TunnelHello, at: &Circumstances) -> Self {
         let predecessor = current.zip(at.drain_until).map(|(old, until)| Predecessor {
             epoch: old.epoch,
@@ -148,6 +149,10 @@ impl Fence {
             session: old.session,
             until,
         });
+        let draining = current
+            .and_then(|old| old.predecessor)
+            .filter(|old| old.until > at.now && old.epoch.group == hello.epoch.group);
+        let predecessor = predecessor.or(draining);
         Self {
             epoch: hello.epoch,
             agent: at.agent,
@@ -347,13 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unplanned_take_over_leaves_nobody_draining() {
+    fn an_unplanned_take_over_ends_the_active_but_no_drain_before_it() {
         let first = active(1).at(1, 10);
+        let second = active(2).at(1, 11).planned(T0 + Duration::minutes(5));
         let fence = admitted(None, &first);
-        let fence = admitted(Some(&fence), &active(2).at(1, 11).planned(T0 + Duration::minutes(5)));
+        let fence = admitted(Some(&fence), &second);
         let fence = admitted(Some(&fence), &active(3).at(1, 12));
-        assert_eq!(fence.predecessor, None);
-        assert_eq!(code(judge(Some(&fence), &first)), RefusalCode::StaleEpoch);
+        assert_eq!(fence.predecessor.map(|draining| draining.epoch.claim), Some(10));
+        assert_eq!(code(judge(Some(&fence), &second)), RefusalCode::StaleEpoch);
     }
 
     #[tokio::test(flavor = "multi_thread")]

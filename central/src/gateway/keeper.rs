@@ -26,9 +26,9 @@ use std::{
 
 use alerting::Policy;
 use proto::{
-    AgentId, BootId, Name, NodeId,
+    AgentId, BootId, Epoch, Name, NodeId,
     control::{AgentReport, CentralMessage, GatewayReport},
-    driver::LaneEnd,
+    driver::{LaneEnd, Tunnel},
     hello::{Seat, TunnelHello},
 };
 use time::OffsetDateTime;
@@ -55,8 +55,12 @@ pub use admit::Admitted;
 
 /// How often a drain is looked at; nobody waits for its end.
 const DRAIN_LOOK: Duration = Duration::from_millis(250);
-/// How long an unseated agent is kept while the leader takes it out of the membership.
-const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a tunnel has to show that it lives.
+const PING_LIMIT: Duration = Duration::from_secs(1);
+/// How often a tunnel is looked at that was admitted and has not begun.
+const ATTACH_LOOK: Duration = Duration::from_millis(10);
+/// How soon a witness that could not run is started again.
+const WITNESS_RETRY: Duration = Duration::from_secs(10);
 
 /// Something the keeper must know.
 pub enum Event {
@@ -136,6 +140,12 @@ pub struct Keeper {
     holds: BTreeMap<AgentId, Option<Seat>>,
     leaving: Vec<Leaving>,
     dissolve_at: Option<Instant>,
+    /// The newest claim the witness was seen to have applied.
+    claim_seen: Option<Epoch>,
+    /// When a witness that does not run is started again.
+    witness_at: Option<Instant>,
+    /// Where peers last said they can be reached; an agent that is away keeps its addresses.
+    addrs: BTreeMap<AgentId, Vec<String>>,
 
     /// The fence as last read or written; only this task writes it.
     fence: Option<Fence>,
@@ -157,7 +167,6 @@ pub struct Keeper {
 struct Leaving {
     agent: AgentId,
     seat: Seat,
-    until: Instant,
 }
 
 impl Keeper {
@@ -184,6 +193,9 @@ impl Keeper {
             holds: BTreeMap::new(),
             leaving: Vec::new(),
             dissolve_at: None,
+            claim_seen: None,
+            witness_at: None,
+            addrs: BTreeMap::new(),
             fence: None,
             session: None,
             draining: None,
@@ -254,6 +266,10 @@ impl Keeper {
             Event::Reported { link, report } => link.set_report(report),
             Event::SeatLeft { agent, seat } => {
                 self.leaving.retain(|leaving| (leaving.agent, leaving.seat) != (agent, seat));
+                // Its records are gone, ordered or not: if it still sits there, it needs another node.
+                if self.holds.get(&agent) == Some(&Some(seat)) {
+                    self.holds.insert(agent, None);
+                }
             }
             Event::Knock { peer, hello, reply } => {
                 let answer = self.admit(&peer, &hello, now).await;
@@ -272,6 +288,9 @@ impl Keeper {
 
     async fn connected(&mut self, link: Arc<AgentLink>) {
         self.holds.insert(link.agent, link.hello.seat);
+        if !link.hello.peer_addrs.is_empty() {
+            self.addrs.insert(link.agent, link.hello.peer_addrs.clone());
+        }
         let seen = self
             .rooms
             .servers
@@ -292,8 +311,13 @@ impl Keeper {
         if let Some(held) = link.hello.seat
             && !self.environment.registry.sits(link.agent, held)
         {
-            link.tell(CentralMessage::Seat(proto::control::SeatGrant::Leave { seat: held }));
             self.holds.insert(link.agent, None);
+            if self.is_member(held) {
+                self.leaving.push(Leaving { agent: link.agent, seat: held });
+                self.seats_changed();
+            } else {
+                link.tell(CentralMessage::Seat(proto::control::SeatGrant::Leave { seat: held }));
+            }
         }
         self.note("agent_connected", format!("{} connected to central from {}", link.name, link.remote));
         self.grant(&link);
@@ -335,16 +359,26 @@ impl Keeper {
         let (tunnel, lane, keeper) = (tunnel.clone(), lane.id, self.environment.keeper.clone());
         // Ends within a second whatever happens; nobody needs to wait for it.
         tokio::spawn(async move {
-            let alive = tunnel.ping(Duration::from_secs(1)).await.is_some();
+            let alive = answers(&tunnel, PING_LIMIT).await;
             let _ = keeper.send(Event::Pinged { link, id, lane, alive }).await;
         });
     }
 
     fn group_changed(&mut self) {
-        if let Some(witness) = self.environment.witness()
-            && let Some(claim) = *witness.group.claims().borrow()
+        let Some(witness) = self.environment.witness() else { return };
+        let claim = *witness.group.claims().borrow();
+        // Other changes come this way too; an order is followed only by a claim that is new.
+        if let Some(claim) = claim
+            && self.claim_seen != Some(claim.epoch)
         {
+            self.claim_seen = Some(claim.epoch);
             self.processor.handle_claim(claim.node);
+        }
+        let running = witness.group.leadership().borrow().running;
+        if !running {
+            self.environment.set_witness(None);
+            self.witness_at = Some(Instant::now() + WITNESS_RETRY);
+            self.note("witness_stopped", "Central's own member of the gateway group has stopped; the active cannot change until it runs again".into());
         }
     }
 
@@ -378,6 +412,9 @@ impl Keeper {
     }
 
     fn switch(&mut self, to: Option<Name>, now: Instant) -> Result<(), CommandError> {
+        if let Some((draining, _)) = &self.draining {
+            return Err(CommandError::Draining(draining.name.clone()));
+        }
         let configured = self.configured();
         let active = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.node);
         let node = match to {
@@ -430,7 +467,10 @@ impl Keeper {
                 self.draining = Some((session, until));
             }
         }
-        self.finish_leaving(now);
+        self.finish_leaving();
+        if self.witness_at.is_some_and(|at| at <= now) {
+            self.start_witness().await;
+        }
     }
 
     /// The predecessor is done, or its time is: it may not come back.
@@ -450,7 +490,10 @@ impl Keeper {
         };
         let waiting = self.draining.is_some() || self.dissolve_at.is_some() || !self.leaving.is_empty();
         let look = waiting.then(|| Instant::now() + DRAIN_LOOK);
-        [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look].into_iter().flatten().min()
+        [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look, self.witness_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn server(&self, name: &Name) -> Option<&ProcessServer> {
@@ -513,6 +556,20 @@ impl Keeper {
             witness.group.clone().shutdown().await;
         }
     }
+}
+
+/// Whether the tunnel gives a sign of life within `limit`. Under a bulk transfer a pong may queue
+/// behind megabytes, and acknowledgements arrive all the same; one that was just admitted has yet to
+/// attach its websocket.
+async fn answers(tunnel: &Tunnel, limit: Duration) -> bool {
+    let attached = async {
+        while !tunnel.stats().attached {
+            tokio::time::sleep(ATTACH_LOOK).await;
+        }
+        tunnel.ping(limit).await.is_some()
+    };
+    let ponged = tokio::time::timeout(limit, attached).await.unwrap_or(false);
+    ponged || tunnel.stats().silent_for.is_some_and(|silence| silence < limit)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -43,6 +43,10 @@ pub enum CommandError {
     NotConfigured(Name),
     #[error("{0} is already the active gateway")]
     AlreadyActive(Name),
+    #[error(
+        "{0} still drains after the last switch: wait until its streams have ended (posternctl gateway show), at most gateway.drain_timeout"
+    )]
+    Draining(Name),
     #[error("there is no other configured candidate to switch to")]
     NoOther,
     #[error("central is stopping")]

@@ -218,6 +218,10 @@ impl ProxyProcessor {
             }
             State::Seeking(_) => {
                 self.stop_waiting(now, None);
+                // Whom an administrator names gets its whole time, whatever it used before.
+                if let State::Seeking(seeking) = &mut self.state {
+                    seeking.round.used.remove(&to);
+                }
                 self.wait_for(to, now, true);
             }
         }

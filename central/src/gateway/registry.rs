@@ -24,6 +24,11 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+/// The longest a relayed call may take, whatever its sender asks for: a Raft snapshot over a slow line.
+const CALL_MS_MAX: u64 = 60_000;
+/// The longest reason a report may give, in bytes.
+const REASON_BYTES_MAX: usize = 1024;
+
 /// One agent's control websocket, admitted.
 #[derive(Debug)]
 pub struct AgentLink {
@@ -88,6 +93,7 @@ impl AgentLink {
     /// # Errors
     /// `None` when no answer came within the call's time.
     pub async fn call(&self, mut call: RaftCall) -> Result<Box<RawValue>, Option<String>> {
+        call.ttl_ms = call.ttl_ms.min(CALL_MS_MAX);
         let limit = Duration::from_millis(call.ttl_ms);
         let pending = self
             .calls
@@ -134,7 +140,11 @@ impl AgentLink {
         self.since + time::Duration::milliseconds(i64::try_from(ms).unwrap_or(i64::MAX))
     }
 
-    pub fn set_report(&self, report: AgentReport) {
+    pub fn set_report(&self, mut report: AgentReport) {
+        if let Some(error) = &mut report.last_error {
+            let end = (0..=REASON_BYTES_MAX.min(error.len())).rev().find(|end| error.is_char_boundary(*end));
+            error.truncate(end.unwrap_or(0));
+        }
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 

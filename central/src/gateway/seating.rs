@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use proto::{AgentId, NodeId, hello::Seat};
 
-use crate::process_server::group::GroupRecord;
+use crate::process_server::group::{GroupRecord, SEATS_MAX};
 
 /// What matters of one Process Server.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,13 @@ pub struct Facts {
     pub restarted: bool,
     /// The seat whose Raft state it holds, as it said itself or as it was granted since.
     pub holds: Option<Seat>,
+}
+
+/// Who carries streams at present. Neither may lose its seat while it does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carrying {
+    pub active: Option<AgentId>,
+    pub draining: Option<AgentId>,
 }
 
 /// What the group's membership says, as the witness has applied it.
@@ -62,12 +69,12 @@ pub enum Step {
 
 /// The next step, or `None` when everything is as it should be or must wait for somebody.
 ///
-/// `active` is the agent that holds or drains a tunnel. `voters` is `None` while the witness of
-/// the group is not running, and then no loss is judged.
+/// `carrying` says who holds or drains a tunnel. `voters` is `None` while the witness of the group is
+/// not running, and then no loss is judged.
 pub fn next_step(
     record: &GroupRecord,
     servers: &[Facts],
-    active: Option<AgentId>,
+    carrying: Carrying,
     voters: Option<&Voters>,
 ) -> Option<Step> {
     let Some(group) = &record.group else {
@@ -84,6 +91,9 @@ pub fn next_step(
     }
     for server in servers.iter().filter(|s| s.candidate && s.connected) {
         let Some(seat) = record.seat_of(server.agent) else {
+            if group.seats.len() >= SEATS_MAX {
+                continue; // until somebody is unmarked
+            }
             return Some(Step::Seat { agent: server.agent });
         };
         if server.holds == Some(seat) {
@@ -99,11 +109,27 @@ pub fn next_step(
             false => Step::Found { agent: server.agent },
         });
     }
-    let leaving = group.seats.iter().find(|seated| !wanted(seated.agent))?;
-    Some(match active == Some(leaving.agent) {
-        true => Step::HandOver { agent: leaving.agent },
-        false => Step::Unseat { agent: leaving.agent },
-    })
+    if let Some(founder) = orphaned(record, servers, voters) {
+        return Some(Step::Found { agent: founder });
+    }
+    let leaving = || group.seats.iter().map(|seated| seated.agent).filter(|agent| !wanted(*agent));
+    let carries = |agent: &AgentId| [carrying.active, carrying.draining].contains(&Some(*agent));
+    match leaving().find(|agent| !carries(agent)) {
+        Some(agent) => Some(Step::Unseat { agent }),
+        None => leaving().find(|agent| carrying.active == Some(*agent)).map(|agent| Step::HandOver { agent }),
+    }
+}
+
+/// Who is to found the group anew because nobody seated can ever vote: the only voter is gone for
+/// good, or the founder went before anybody had heard of its group.
+fn orphaned(record: &GroupRecord, servers: &[Facts], voters: Option<&Voters>) -> Option<AgentId> {
+    let (group, voters) = (record.group.as_ref()?, voters?);
+    let can_vote = match voters.agents.is_empty() {
+        true => group.seats.iter().any(|seated| seated.agent == group.founder),
+        false => group.seats.iter().any(|seated| voters.agents.contains(&seated.node)),
+    };
+    let founder = servers.iter().find(|s| s.candidate && s.connected && s.restarted)?;
+    (!can_vote).then_some(founder.agent)
 }
 
 #[cfg(test)]
@@ -115,23 +141,29 @@ mod tests {
     fn marking_alone_founds_nothing_and_the_first_restarted_does() {
         let none = GroupRecord::default();
         let mut servers = [marked(1), marked(2)];
-        assert_eq!(next_step(&none, &servers, None, None), None);
+        assert_eq!(next_step(&none, &servers, Carrying::default(), None), None);
         servers[1].restarted = true;
-        assert_eq!(next_step(&none, &servers, None, None), Some(Step::Found { agent: agent(2) }));
+        assert_eq!(
+            next_step(&none, &servers, Carrying::default(), None),
+            Some(Step::Found { agent: agent(2) })
+        );
     }
 
     #[test]
     fn others_join_without_a_restart() {
         let record = seated([1]);
         let servers = [sitting(&record, 1), marked(2)];
-        assert_eq!(next_step(&record, &servers, None, voters([1])), Some(Step::Seat { agent: agent(2) }));
+        assert_eq!(
+            next_step(&record, &servers, Carrying::default(), voters([1])),
+            Some(Step::Seat { agent: agent(2) })
+        );
     }
 
     #[test]
     fn one_that_is_away_waits_for_its_return() {
         let record = seated([1]);
         let away = Facts { connected: false, ..marked(2) };
-        assert_eq!(next_step(&record, &[sitting(&record, 1), away], None, voters([1])), None);
+        assert_eq!(next_step(&record, &[sitting(&record, 1), away], Carrying::default(), voters([1])), None);
     }
 
     #[test]
@@ -140,7 +172,7 @@ mod tests {
         let servers = [sitting(&record, 1), marked(2)];
         let lost = record.seat_of(agent(2)).unwrap();
         assert_eq!(
-            next_step(&record, &servers, None, voters([1, 2])),
+            next_step(&record, &servers, Carrying::default(), voters([1, 2])),
             Some(Step::Reseat { agent: agent(2), lost })
         );
     }
@@ -149,9 +181,12 @@ mod tests {
     fn when_the_only_voter_lost_its_state_the_group_is_founded_anew() {
         let record = seated([1, 2]);
         let servers = [marked(1), sitting(&record, 2)];
-        assert_eq!(next_step(&record, &servers, None, voters([1])), Some(Step::Found { agent: agent(1) }));
         assert_eq!(
-            next_step(&record, &servers, None, None),
+            next_step(&record, &servers, Carrying::default(), voters([1])),
+            Some(Step::Found { agent: agent(1) })
+        );
+        assert_eq!(
+            next_step(&record, &servers, Carrying::default(), None),
             None,
             "nobody is judged before the witness runs"
         );
@@ -161,7 +196,7 @@ mod tests {
     fn unmarking_the_active_hands_over_before_the_seat_goes() {
         let record = seated([1, 2]);
         let servers = [Facts { candidate: false, ..sitting(&record, 1) }, sitting(&record, 2)];
-        let step = |active| next_step(&record, &servers, Some(agent(active)), voters([1, 2]));
+        let step = |active| next_step(&record, &servers, active_is(active), voters([1, 2]));
         assert_eq!(step(1), Some(Step::HandOver { agent: agent(1) }));
         assert_eq!(step(2), Some(Step::Unseat { agent: agent(1) }));
     }
@@ -170,7 +205,7 @@ mod tests {
     fn unmarking_the_last_one_dissolves_the_group() {
         let record = seated([1]);
         let servers = [Facts { candidate: false, ..sitting(&record, 1) }];
-        assert_eq!(next_step(&record, &servers, Some(agent(1)), voters([1])), Some(Step::Dissolve));
+        assert_eq!(next_step(&record, &servers, active_is(1), voters([1])), Some(Step::Dissolve));
     }
 
     #[test]
@@ -178,9 +213,46 @@ mod tests {
         let record = seated([1, 2]);
         let servers = [sitting(&record, 1)];
         assert_eq!(
-            next_step(&record, &servers, None, voters([1, 2])),
+            next_step(&record, &servers, Carrying::default(), voters([1, 2])),
             Some(Step::Unseat { agent: agent(2) })
         );
+    }
+
+    #[test]
+    fn one_that_drains_keeps_its_seat_until_it_has_drained() {
+        let record = seated([1, 2]);
+        let servers = [Facts { candidate: false, ..sitting(&record, 1) }, sitting(&record, 2)];
+        let draining = Carrying { active: Some(agent(2)), draining: Some(agent(1)) };
+        assert_eq!(next_step(&record, &servers, draining, voters([1, 2])), None);
+    }
+
+    #[test]
+    fn a_full_group_still_lets_others_leave() {
+        let all: Vec<u8> = (1..=16).collect();
+        let record = seated::<16>(all.clone().try_into().unwrap());
+        let mut servers: Vec<Facts> = all.iter().map(|n| sitting(&record, *n)).collect();
+        servers[3].candidate = false;
+        servers.push(marked(17));
+        let everybody = voters::<16>(std::array::from_fn(|n| n as u64 + 1));
+        assert_eq!(
+            next_step(&record, &servers, Carrying::default(), everybody),
+            Some(Step::Unseat { agent: agent(4) })
+        );
+    }
+
+    #[test]
+    fn when_nobody_seated_can_vote_a_restarted_candidate_founds_anew() {
+        // Node 1 was the only voter; it is gone, and node 2 had not been promoted yet.
+        let record = seated([2]);
+        let servers = [sitting(&record, 2)];
+        assert_eq!(
+            next_step(&record, &servers, Carrying::default(), voters([1])),
+            Some(Step::Found { agent: agent(2) })
+        );
+    }
+
+    fn active_is(n: u8) -> Carrying {
+        Carrying { active: Some(agent(n)), draining: None }
     }
 
     fn agent(n: u8) -> AgentId {

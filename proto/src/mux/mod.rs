@@ -225,7 +225,7 @@ impl Mux {
 
     // ---- the tunnel as a whole; what its owner does with streams is in `own` ----
 
-    /// Refuses new streams from now on, and tells the peer. Those that exist go on.
+    /// Refuses new streams from now on, from either end, and tells the peer. Those that exist go on.
     pub fn go_away(&mut self, reset: Reset) {
         if self.going_away.ours.is_none() {
             self.going_away.ours = Some(reset.clone());

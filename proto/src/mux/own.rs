@@ -11,7 +11,8 @@ impl Mux {
         if let Link::Over(reset) = &self.link {
             return Err(OpenError::Over(reset.clone()));
         }
-        if let Some(reset) = &self.going_away.peer {
+        // Ours too: whoever was told to go away must not get new work from us either.
+        if let Some(reset) = self.going_away.peer.as_ref().or(self.going_away.ours.as_ref()) {
             return Err(OpenError::GoingAway(reset.clone()));
         }
         if first.len() as u64 > OPEN_CREDIT_BYTES {

@@ -7,15 +7,14 @@ use proto::{
     AgentId,
     control::{CentralMessage, Roster, RosterEntry, SeatGrant},
     hello::Seat,
-    mux::ResetCode,
 };
 
-use super::{Keeper, LEAVE_LIMIT, Leaving};
+use super::{Keeper, Leaving, WITNESS_RETRY};
 use crate::{
     gateway::{
         proxy_processor::{GaveUp, Verdict},
         registry::AgentLink,
-        seating::{Facts, Step, next_step},
+        seating::{Carrying, Facts, Step, next_step},
         witness::Witness,
     },
     process_server::group::Founding,
@@ -28,10 +27,12 @@ impl Keeper {
     /// Brings everything outside to what was decided. Called after every event.
     pub(super) async fn settle(&mut self, now: Instant) {
         for _ in 0..STEPS_MAX {
-            let Some(step) = self.next_step() else {
-                self.dissolve_at = None;
-                break;
-            };
+            let step = self.next_step();
+            if step != Some(Step::Dissolve) && self.dissolve_at.take().is_some() {
+                // Marked again before the end: the tunnel that was to drain takes streams once more.
+                self.announce();
+            }
+            let Some(step) = step else { break };
             match self.take(step, now).await {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -69,15 +70,18 @@ impl Keeper {
                 Facts {
                     agent: server.agent,
                     candidate: server.candidate,
-                    connected: link.is_some(),
+                    // One that is leaving first leaves the membership; then it may sit again.
+                    connected: link.is_some() && !self.leaving.iter().any(|l| l.agent == server.agent),
                     restarted: self.restarted(server, link.map(|link| link.boot)),
                     holds: self.holds.get(&server.agent).copied().flatten(),
                 }
             })
             .collect();
-        let active = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent);
-        let draining = self.draining.as_ref().map(|(session, _)| session.agent);
-        next_step(&self.record, &servers, active.or(draining), self.voters().as_ref())
+        let carrying = Carrying {
+            active: self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent),
+            draining: self.draining.as_ref().map(|(session, _)| session.agent),
+        };
+        next_step(&self.record, &servers, carrying, self.voters().as_ref())
     }
 
     /// `true` when the next step may follow at once.
@@ -94,6 +98,10 @@ impl Keeper {
                     Founding::Lost(record) => (false, record),
                 };
                 self.end_session("its group was founded anew");
+                if let Some((session, _)) = self.draining.take() {
+                    self.end_drain(&session).await;
+                }
+                self.leaving.clear();
                 self.environment.tunnel.send_replace(None);
                 self.record = record;
                 self.holds.clear();
@@ -126,7 +134,7 @@ impl Keeper {
                 self.record = self.rooms.groups.unseat(agent).await?;
                 self.holds.insert(agent, None);
                 if let Some(seat) = seat {
-                    self.leaving.push(Leaving { agent, seat, until: now + LEAVE_LIMIT });
+                    self.leaving.push(Leaving { agent, seat });
                     self.note("seat_left", format!("Node {} leaves the gateway group", seat.node));
                 }
                 self.seats_changed();
@@ -144,13 +152,13 @@ impl Keeper {
             }
             Step::Dissolve => {
                 let deadline = *self.dissolve_at.get_or_insert_with(|| {
+                    // New connections park; what flows may finish.
                     self.environment.tunnel.send_replace(None);
-                    if let Some(session) = &self.session {
-                        session.tunnel.go_away(ResetCode::GOING_AWAY, "the last candidate was unmarked");
-                    }
                     now + self.settings.drain_timeout
                 });
-                let streams = self.session.as_ref().map_or(0, |s| s.tunnel.stats().streams);
+                // Also those that the active before it still holds: nothing in flight is lost.
+                let held = self.session.iter().chain(self.draining.iter().map(|(session, _)| session));
+                let streams: usize = held.map(|session| session.tunnel.stats().streams).sum();
                 if streams > 0 && now < deadline {
                     return Ok(false);
                 }
@@ -162,6 +170,7 @@ impl Keeper {
 
     async fn dissolve(&mut self) -> Result<(), crate::process_server::group::GroupError> {
         self.dissolve_at = None;
+        self.leaving.clear();
         let seats: Vec<_> = self.record.group.iter().flat_map(|group| group.seats.clone()).collect();
         let generation = self.record.generation;
         self.record = self.rooms.groups.dissolve(generation).await?;
@@ -193,10 +202,11 @@ impl Keeper {
 
     /// The seats in the record are others now: everybody goes by them from here on.
     pub(super) fn seats_changed(&mut self) {
-        let seats = self.record.group.iter().flat_map(|group| &group.seats);
-        self.environment
-            .registry
-            .set_seats(self.record.generation, seats.map(|seated| (seated.node, seated.agent)));
+        let group = self.record.generation;
+        let seats = self.record.group.iter().flat_map(|group| &group.seats).map(|s| (s.node, s.agent));
+        // Who is leaving is still a member and must be heard until the membership has followed.
+        let leaving = self.leaving.iter().filter(|l| l.seat.group == group).map(|l| (l.seat.node, l.agent));
+        self.environment.registry.set_seats(group, seats.chain(leaving));
         for link in self.environment.registry.links() {
             self.grant(&link);
         }
@@ -240,7 +250,7 @@ impl Keeper {
                     agent: seated.agent,
                     name: server.name.clone(),
                     fingerprint: link.as_ref().map_or(server.fingerprint, |link| link.fingerprint),
-                    peer_addrs: link.map(|link| link.hello.peer_addrs.clone()).unwrap_or_default(),
+                    peer_addrs: self.addrs.get(&seated.agent).cloned().unwrap_or_default(),
                 })
             })
             .collect();
@@ -250,8 +260,9 @@ impl Keeper {
             witness: group.witness,
             candidates,
         };
-        for seated in &group.seats {
-            if let Some(link) = self.environment.registry.link(seated.agent) {
+        let leaving = self.leaving.iter().map(|leaving| leaving.agent);
+        for agent in group.seats.iter().map(|seated| seated.agent).chain(leaving) {
+            if let Some(link) = self.environment.registry.link(agent) {
                 link.tell(CentralMessage::Roster(roster.clone()));
             }
         }
@@ -262,6 +273,7 @@ impl Keeper {
         if let Some(old) = self.environment.set_witness(None) {
             old.group.clone().shutdown().await;
         }
+        self.witness_at = None;
         let Some(group) = &self.record.group else { return };
         let seat = Seat { group: self.record.generation, node: group.witness };
         let storage = group::GroupStorage::shared(
@@ -273,6 +285,7 @@ impl Keeper {
             Ok(witness) => drop(self.environment.set_witness(Some(Arc::new(witness)))),
             Err(error) => {
                 tracing::error!(environment = %self.environment.name, %error, "The witness could not start; the active cannot change until it can");
+                self.witness_at = Some(Instant::now() + WITNESS_RETRY);
             }
         }
     }
@@ -323,24 +336,29 @@ impl Keeper {
         }
     }
 
-    /// Agents whose seats were taken go once the membership has followed, and not for ever later.
-    pub(super) fn finish_leaving(&mut self, now: Instant) {
-        let members = self.environment.witness().map(|witness| witness.group.members());
-        let is_member = |seat: &Seat| {
-            members.as_ref().is_some_and(|members| {
-                let members = members.borrow();
-                members.voters.contains(&seat.node) || members.learners.contains(&seat.node)
-            })
-        };
-        let registry = &self.environment.registry;
-        self.leaving.retain(|leaving| {
-            if is_member(&leaving.seat) && now < leaving.until {
-                return true;
-            }
-            if let Some(link) = registry.link(leaving.agent) {
+    /// Agents whose seats were taken go once the membership has followed. Not before: one that forgot
+    /// its records while it still counts as a voter could cost the others their quorum.
+    pub(super) fn finish_leaving(&mut self) {
+        let (gone, staying): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| !self.is_member(leaving.seat));
+        self.leaving = staying;
+        if gone.is_empty() {
+            return;
+        }
+        for leaving in gone {
+            if let Some(link) = self.environment.registry.link(leaving.agent) {
                 link.tell(CentralMessage::Seat(SeatGrant::Leave { seat: leaving.seat }));
             }
-            false
-        });
+        }
+        self.seats_changed();
+    }
+
+    /// Whether the membership, as the witness has applied it, still names this seat.
+    pub(super) fn is_member(&self, seat: Seat) -> bool {
+        self.environment.witness().filter(|witness| witness.seat.group == seat.group).is_some_and(|witness| {
+            let members = witness.group.members();
+            let members = members.borrow();
+            members.voters.contains(&seat.node) || members.learners.contains(&seat.node)
+        })
     }
 }

@@ -172,12 +172,8 @@ impl Keeper {
             });
         }
         self.last_active = Some(session.name.clone());
-        self.environment.tunnel.send_replace(Some(ActiveTunnel {
-            tunnel: session.tunnel.clone(),
-            epoch: session.epoch,
-            name: session.name.clone(),
-        }));
         let (name, node, epoch) = (session.name.clone(), session.node, session.epoch);
+        self.announce();
         self.processor.handle_tunnel_up(node);
         self.policy.handle_up(now);
         self.note_of(
@@ -185,6 +181,19 @@ impl Keeper {
             "forwarding_established",
             format!("Forwarding through {name} is established (epoch {epoch}, gap {gap_ms} ms)"),
         );
+    }
+
+    /// Lets new streams into the tunnel that lives, unless the group is being dissolved.
+    pub(super) fn announce(&self) {
+        if let Some(session) = self.session.as_ref().filter(|session| session.live().is_some())
+            && self.dissolve_at.is_none()
+        {
+            self.environment.tunnel.send_replace(Some(ActiveTunnel {
+                tunnel: session.tunnel.clone(),
+                epoch: session.epoch,
+                name: session.name.clone(),
+            }));
+        }
     }
 
     pub(super) fn lane_is(&self, lane: u64) -> bool {
