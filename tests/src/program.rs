@@ -19,7 +19,7 @@ pub fn program(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "this test needs {}, which is not built: run `cargo build --workspace --bins` first, or tests/run",
+        "this test needs {}, which is not built: run `cargo test --workspace --no-run` first, or tests/run",
         path.display()
     );
     path
