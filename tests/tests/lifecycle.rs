@@ -125,6 +125,29 @@ async fn unmarking_the_last_one_dissolves_the_group_without_an_alert_and_a_resta
 }
 
 #[tokio::test]
+async fn a_group_dissolves_only_when_every_stream_has_ended_also_those_of_the_active_before() {
+    let mirror = Mirror::start().await;
+    let (hosts, listen) = up(&["alpha", "beta"], &mirror).await;
+    let (mut through_alpha, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
+    hosts.mark("alpha", false).await;
+    hosts.until_active("beta").await;
+    let (mut through_beta, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
+
+    hosts.mark("beta", false).await;
+    holds_for(A_WHILE, async || {
+        echo(&mut through_alpha, 1 << 10).await;
+        echo(&mut through_beta, 1 << 10).await;
+    })
+    .await;
+    drop(through_beta);
+    holds_for(A_WHILE, async || echo(&mut through_alpha, 1 << 10).await).await;
+    assert_ne!(hosts.gateway().await.state, "idle");
+
+    drop(through_alpha);
+    hosts.until("the gateway is idle", |gateway| gateway.state == "idle").await;
+}
+
+#[tokio::test]
 async fn a_standby_restarted_from_central_switches_nothing() {
     let mirror = Mirror::start().await;
     let (hosts, listen) = up(&["alpha", "beta"], &mirror).await;
