@@ -26,8 +26,13 @@ impl<T> Histogram<T> {
 
     /// Counts one value.
     pub fn record(&mut self, value: u64) {
+        self.record_n(value, 1);
+    }
+
+    /// Counts one value `times` times.
+    pub fn record_n(&mut self, value: u64, times: u64) {
         let count = &mut self.counts[(u64::BITS - value.leading_zeros()) as usize];
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(times);
     }
 
     /// How many values were counted.
