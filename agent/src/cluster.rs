@@ -9,6 +9,10 @@
 //! Records that are damaged or older than their guard are moved aside and never used again: the
 //! agent says it holds no seat, and central gives it another node.
 
+mod lead;
+mod roster;
+mod ways;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -19,14 +23,11 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use durable::Durable;
-use group::{
-    CallError, Group, GroupConfig, GroupStorage, Member, Peer, Reconciled, StartError, Timings, Transport,
-};
+use group::{Group, GroupConfig, GroupStorage, Member, Peer, StartError, Timings};
 use proto::{
-    BootId, Epoch, Fingerprint, NodeId,
-    control::{RaftCall, Roster, RosterEntry},
+    Fingerprint, NodeId,
+    control::{Roster, RosterEntry},
     hello::Seat,
 };
 use serde_json::value::RawValue;
@@ -38,17 +39,12 @@ use tokio::{
 use crate::{control::Control, identity::Identity, peer::PeerNet};
 use program::explain;
 
-/// How often a leader compares the membership with the roster when nothing changed.
-const RECONCILE_EVERY: Duration = Duration::from_secs(1);
-/// How soon it tries again while a change is under way or a candidate catches up.
-const RECONCILE_AGAIN: Duration = Duration::from_millis(50);
-/// What a leader that does not hear central asks its peers, instead of a Raft call. The answer is
-/// `true` or `false`.
-const HEARS_CENTRAL: &str = r#""hears_central""#;
-/// How long a peer has to answer it.
-const ASK_LIMIT: Duration = Duration::from_secs(1);
-/// How long a successor has to take the lead.
-const TRANSFER_LIMIT: Duration = Duration::from_secs(2);
+pub use lead::{claim, give_way, transfer};
+
+use lead::HEARS_CENTRAL;
+use roster::{is_approved, keep_to_roster, report_changes};
+use ways::Ways;
+
 /// A database that was just let go may be locked for a moment.
 const REOPEN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -363,173 +359,5 @@ impl Cluster {
         let path = self.folder.join("guard");
         std::fs::rename(&path, self.folder.join("guard.damaged"))
             .map_err(|source| ClusterError::Quarantine { path, source })
-    }
-}
-
-/// Proposes a claim for this boot.
-pub async fn claim(group: Group, boot: BootId) -> Result<Epoch, group::ClaimError> {
-    group.claim(boot).await
-}
-
-/// Gives the lead to `to`, or says in the log why not; the role machine tries again.
-pub async fn transfer(group: Group, to: NodeId) {
-    match group.transfer(to, TRANSFER_LIMIT).await {
-        Ok(()) => tracing::info!(%to, "Gave the lead away"),
-        Err(error) => tracing::warn!(%to, error = explain(&error), "The lead could not be given away"),
-    }
-}
-
-/// Gives the lead to another voting candidate: one that says it hears central, or, when this agent
-/// hears central itself and only wants to leave, any that can be reached.
-pub async fn give_way(group: Group, peers: PeerNet, shared: Arc<Shared>) {
-    let members = group.members().borrow().clone();
-    let me = group.seat();
-    let anybody = shared.hears_central.load(Ordering::Relaxed);
-    for to in members.peers.keys().filter(|node| **node != me.node && members.voters.contains(node)) {
-        if !anybody && !hears_central(&peers, &shared, me, *to).await {
-            continue;
-        }
-        match group.transfer(*to, TRANSFER_LIMIT).await {
-            Ok(()) => return tracing::info!(%to, "Gave way: another candidate leads"),
-            Err(error) => {
-                tracing::debug!(%to, error = explain(&error), "This candidate cannot take the lead")
-            }
-        }
-    }
-}
-
-async fn hears_central(peers: &PeerNet, shared: &Shared, me: Seat, node: NodeId) -> bool {
-    let (Some(entry), Ok(question)) =
-        (shared.node_of(|entry| entry.node == node), RawValue::from_string(HEARS_CENTRAL.to_owned()))
-    else {
-        return false;
-    };
-    let answer = peers.call(&entry, me.group, me.node, &question, ASK_LIMIT).await;
-    answer.is_ok_and(|answer| answer.get() == "true")
-}
-
-/// Tells the app what the group learns. Safe to drop anywhere.
-async fn report_changes(
-    group: Group,
-    events: mpsc::Sender<ClusterEvent>,
-    shared: Arc<Shared>,
-    approved: Option<BTreeSet<Fingerprint>>,
-) {
-    let (mut claims, mut leadership, mut members) = (group.claims(), group.leadership(), group.members());
-    claims.mark_changed();
-    leadership.mark_changed();
-    members.mark_changed();
-    loop {
-        let event = tokio::select! {
-            Ok(()) = claims.changed() => {
-                let claim = *claims.borrow_and_update();
-                claim.map(ClusterEvent::Claim)
-            }
-            Ok(()) = leadership.changed() => Some(ClusterEvent::Leadership(*leadership.borrow_and_update())),
-            Ok(()) = members.changed() => {
-                let members = members.borrow_and_update().clone();
-                // Until central sends a roster, the membership says who the peers are.
-                if shared.roster.borrow().is_none() {
-                    let peers = members.peers.values().filter(|peer| is_approved(approved.as_ref(), &peer.fingerprint));
-                    shared.entries.send_replace(Arc::new(peers.map(entry).collect()));
-                }
-                None
-            }
-            else => return,
-        };
-        if let Some(event) = event
-            && events.send(event).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-/// The site's own word on a peer's key: without a list, central's marking is enough.
-fn is_approved(approved: Option<&BTreeSet<Fingerprint>>, key: &Fingerprint) -> bool {
-    approved.is_none_or(|keys| keys.contains(key))
-}
-
-fn entry(peer: &Peer) -> RosterEntry {
-    RosterEntry {
-        node: peer.node,
-        agent: peer.agent,
-        name: peer.name.clone(),
-        fingerprint: peer.fingerprint,
-        peer_addrs: peer.addrs.clone(),
-    }
-}
-
-/// While this node leads, brings the membership to the roster. Safe to drop anywhere: each step
-/// is one committed change or none.
-async fn keep_to_roster(
-    group: Group,
-    mut rosters: watch::Receiver<Option<Roster>>,
-    approved: Option<BTreeSet<Fingerprint>>,
-) {
-    let mut leadership = group.leadership();
-    let approved = move |key: &Fingerprint| is_approved(approved.as_ref(), key);
-    loop {
-        let roster = rosters.borrow_and_update().clone();
-        let leads = leadership.borrow_and_update().leads;
-        let mut pause = RECONCILE_EVERY;
-        if let (Some(roster), true) = (roster.filter(|roster| roster.group == group.seat().group), leads) {
-            match group.reconcile(&roster, &approved).await {
-                Ok(Reconciled::Stepped) => pause = Duration::ZERO,
-                Ok(Reconciled::Settled) => {}
-                Ok(Reconciled::Waiting) => pause = RECONCILE_AGAIN,
-                Ok(Reconciled::HandOver(to)) => transfer(group.clone(), to).await,
-                Err(error) => {
-                    tracing::debug!(error = explain(&error), "The membership was not changed");
-                    pause = RECONCILE_AGAIN;
-                }
-            }
-        }
-        tokio::select! {
-            changed = rosters.changed() => if changed.is_err() { return },
-            changed = leadership.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-}
-
-/// The ways to other nodes: a direct connection inside the network first, else through central.
-struct Ways {
-    seat: Seat,
-    control: Control,
-    peers: PeerNet,
-    shared: Arc<Shared>,
-}
-
-#[async_trait]
-impl Transport for Ways {
-    async fn call(
-        &self,
-        to: NodeId,
-        peer: Option<&Peer>,
-        body: Box<RawValue>,
-        ttl: Duration,
-    ) -> Result<Box<RawValue>, CallError> {
-        if let Some(peer) = peer {
-            // The roster's addresses are newer than the membership's.
-            let entry = self.shared.node_of(|entry| entry.node == to).unwrap_or_else(|| entry(peer));
-            if self.peers.is_connected(&entry) {
-                let call = self.peers.call(&entry, self.seat.group, self.seat.node, &body, ttl).await;
-                match call {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) if error.is_timeout() => return Err(CallError::TimedOut),
-                    // The connection just broke: the way through central may stand.
-                    Err(error) => tracing::debug!(%to, %error, "The direct way is lost"),
-                }
-            } else {
-                self.peers.connect(&entry);
-            }
-        }
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let call = RaftCall { id: 0, group: self.seat.group, from: self.seat.node, to, ttl_ms, body };
-        self.control
-            .call(call)
-            .await
-            .map_err(|error| error.map_or(CallError::TimedOut, CallError::Unreachable))
     }
 }

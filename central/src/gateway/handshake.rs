@@ -13,14 +13,11 @@ use std::{
 
 use axum::{
     Extension, Router,
-    body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use proto::{
     EnvironmentName,
     control::{AgentMessage, CentralMessage, RaftReply},
@@ -34,18 +31,12 @@ use proto::{
 };
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
 
 use super::{
     environment::Environment,
     keeper::{Admitted, Event},
     registry::AgentLink,
+    websocket::{Socket, upgrade},
 };
 use crate::enrolment::{AgentIdentity, Enrolment};
 
@@ -126,75 +117,6 @@ async fn find(doors: &Doors, caller: &Caller) -> Result<(Arc<Environment>, Agent
             Err((StatusCode::FORBIDDEN, format!("{error}\n")).into_response())
         }
     }
-}
-
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-/// Answers a strict RFC 6455 opening handshake and runs `session` on the upgraded connection.
-fn upgrade<F>(
-    mut request: Request,
-    subprotocol: &'static str,
-    config: WebSocketConfig,
-    session: impl FnOnce(Socket) -> F + Send + 'static,
-) -> Response
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let accept = match opening(request.headers(), subprotocol) {
-        Ok(key) => derive_accept_key(key.as_bytes()),
-        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
-    };
-    let upgrade = hyper::upgrade::on(&mut request);
-    // Lives as long as the connection, which its client, its lane or its keeper ends.
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => {
-                let io = TokioIo::new(upgraded);
-                session(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
-            }
-            Err(error) => tracing::debug!(%error, "A websocket was not taken up"),
-        }
-    });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
-    match HeaderValue::from_str(&accept) {
-        Ok(accept) => drop(headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept)),
-        Err(_) => return StatusCode::BAD_REQUEST.into_response(),
-    }
-    response
-}
-
-/// The key of a good opening handshake, or what is wrong with it.
-fn opening<'a>(headers: &'a HeaderMap, subprotocol: &str) -> Result<&'a HeaderValue, &'static str> {
-    let has = |name, wanted: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted)))
-    };
-    if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err("a websocket handshake has no body\n");
-    }
-    if headers.contains_key(header::ORIGIN) {
-        return Err("browsers are not served here\n");
-    }
-    if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
-        return Err("this is a websocket endpoint for agents\n");
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err("only websocket version 13 is spoken here\n");
-    }
-    if !has(header::SEC_WEBSOCKET_PROTOCOL, subprotocol) {
-        return Err(
-            "the websocket subprotocol is not spoken here: central and agent versions do not match\n",
-        );
-    }
-    headers.get(header::SEC_WEBSOCKET_KEY).ok_or("Sec-WebSocket-Key is missing\n")
 }
 
 async fn control_session(

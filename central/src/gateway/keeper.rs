@@ -15,10 +15,12 @@
 
 mod act;
 mod admit;
+mod command;
+mod members;
 mod show;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -35,12 +37,11 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Command, CommandError,
+    Command,
     environment::Environment,
     fence::{Fence, Fences},
     proxy_processor::ProxyProcessor,
     registry::AgentLink,
-    seating::Voters,
     session::{Lane, Session},
     view::{GatewayView, SwitchView},
 };
@@ -382,64 +383,6 @@ impl Keeper {
         }
     }
 
-    async fn command(&mut self, command: Command, now: Instant) {
-        match command {
-            Command::Reload { reply } => {
-                let result =
-                    self.read_servers().await.map_err(|error| CommandError::Store(error.to_string()));
-                // Who was marked or unmarked learns whether it has to restart.
-                for link in self.environment.registry.links() {
-                    self.grant(&link);
-                }
-                let _ = reply.send(result);
-            }
-            Command::Restart { name, reply } => {
-                let link = self.server(&name).and_then(|s| self.environment.registry.link(s.agent));
-                let result = match (self.server(&name), link) {
-                    (None, _) => Err(CommandError::Unknown(name)),
-                    (Some(_), None) => Err(CommandError::NotConnected(name)),
-                    (Some(_), Some(link)) => {
-                        link.tell(CentralMessage::Restart { id: self.environment.connection_id() });
-                        Ok(())
-                    }
-                };
-                let _ = reply.send(result);
-            }
-            Command::Switch { to, reply } => {
-                let _ = reply.send(self.switch(to, now));
-            }
-        }
-    }
-
-    fn switch(&mut self, to: Option<Name>, now: Instant) -> Result<(), CommandError> {
-        if let Some((draining, _)) = &self.draining {
-            return Err(CommandError::Draining(draining.name.clone()));
-        }
-        let configured = self.configured();
-        let active = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.node);
-        let node = match to {
-            Some(name) => {
-                let server = self.server(&name).ok_or_else(|| CommandError::Unknown(name.clone()))?;
-                let seat = self.record.seat_of(server.agent);
-                let node = seat.map(|seat| seat.node).filter(|node| configured.contains(node));
-                let node = node.ok_or_else(|| CommandError::NotConfigured(name.clone()))?;
-                if active == Some(node) {
-                    return Err(CommandError::AlreadyActive(name));
-                }
-                node
-            }
-            None => self.another_than(active, &configured).ok_or(CommandError::NoOther)?,
-        };
-        self.processor.handle_switch(node, now);
-        Ok(())
-    }
-
-    /// The next configured candidate after the active, in the order of nodes.
-    fn another_than(&self, active: Option<NodeId>, configured: &BTreeSet<NodeId>) -> Option<NodeId> {
-        let later = configured.iter().find(|node| Some(**node) > active);
-        later.or_else(|| configured.iter().find(|node| Some(**node) != active)).copied()
-    }
-
     async fn read_servers(&mut self) -> Result<(), StoreError> {
         let servers = self.rooms.servers.list().await?;
         self.servers = servers.into_iter().map(|server| (server.agent, server)).collect();
@@ -507,39 +450,6 @@ impl Keeper {
 
     fn restarted(&self, server: &ProcessServer, boot: Option<BootId>) -> bool {
         boot.is_some() && boot != server.marked_at_boot
-    }
-
-    /// What the witness knows of the membership; `None` while it does not run.
-    fn voters(&self) -> Option<Voters> {
-        let witness = self.environment.witness()?;
-        let members = witness.group.members();
-        let voters =
-            members.borrow().voters.iter().copied().filter(|node| *node != witness.seat.node).collect();
-        Some(Voters { agents: voters })
-    }
-
-    /// Candidates that are connected to central and admitted to the group.
-    fn configured(&self) -> BTreeSet<NodeId> {
-        let Some(group) = &self.record.group else { return BTreeSet::new() };
-        let members = self.environment.witness().map(|witness| witness.group.members());
-        let admitted = |node: &NodeId| {
-            members.as_ref().is_some_and(|members| {
-                let members = members.borrow();
-                // Until the founder has told the witness of its group, nobody else can be in it.
-                (members.voters.is_empty() && group.seats.first().is_some_and(|s| s.node == *node))
-                    // A learner, or a voter that the old quorum does not count yet, cannot take over.
-                    || members.is_settled_voter(*node)
-            })
-        };
-        let tunnel = self.session.as_ref().filter(|s| s.live().is_some()).map(|s| s.agent);
-        group
-            .seats
-            .iter()
-            .filter(|s| self.servers.get(&s.agent).is_some_and(|server| server.candidate))
-            .filter(|s| self.environment.registry.link(s.agent).is_some() || tunnel == Some(s.agent))
-            .map(|s| s.node)
-            .filter(admitted)
-            .collect()
     }
 
     async fn stop(mut self) {

@@ -352,13 +352,4 @@ impl Keeper {
         }
         self.seats_changed();
     }
-
-    /// Whether the membership, as the witness has applied it, still names this seat.
-    pub(super) fn is_member(&self, seat: Seat) -> bool {
-        self.environment.witness().filter(|witness| witness.seat.group == seat.group).is_some_and(|witness| {
-            let members = witness.group.members();
-            let members = members.borrow();
-            members.voters.contains(&seat.node) || members.learners.contains(&seat.node)
-        })
-    }
 }
