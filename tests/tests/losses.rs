@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use postern_tests::servers::Mirror;
 use postern_tests::{Hosts, holds_for, wait_until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
 /// What would happen by itself has happened by then: `agent.give_way_after`, and an election.
@@ -274,6 +276,30 @@ async fn with_every_agent_dead_the_gateway_is_down_until_one_is_back() {
     })
     .await;
     assert_eq!(hosts.gateway().await.active.as_deref(), Some("beta"));
+}
+
+#[tokio::test]
+async fn an_old_active_that_dies_while_it_drains_takes_only_its_own_streams_with_it() {
+    let mirror = Mirror::start().await;
+    // Continues the [tunnel] section.
+    let mut hosts = Hosts::up(&["alpha", "beta"], "resume_window = \"1s\"\n").await;
+    let listen = hosts.destination("mirror", mirror.addr()).await;
+    let (mut held, visit) = mirror.look_into(listen, SOON).await.unwrap();
+    assert_eq!(visit.dialled_by(&hosts.pids()), Some(hosts.pid("alpha")));
+    hosts.posternctl(&["gateway", "switch", "--to", "beta"]);
+    let switched = hosts.until_active("beta").await;
+    let (mut new, _) = mirror.look_into(listen, SOON).await.unwrap();
+
+    hosts.kill("alpha");
+
+    // Well before gateway.drain_timeout, and as what it is: broken, not ended.
+    let end = timeout(SOON, held.read(&mut [0; 1])).await.expect("the client learns of the loss");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    new.write_all(b"still here").await.unwrap();
+    let mut back = [0; 10];
+    timeout(SOON, new.read_exact(&mut back)).await.expect("the new active serves on").unwrap();
+    assert_eq!(&back, b"still here");
+    assert_eq!(hosts.gateway().await.epoch, switched.epoch);
 }
 
 /// A gateway with one destination; and where that listens.
