@@ -27,10 +27,13 @@ pub fn free() -> SocketAddr {
     panic!("no port from {FIRST} to {} is free on 127.0.0.1", FIRST + COUNT - 1);
 }
 
-/// Which of `pids` owns the TCP socket bound to `local` (127.0.0.1)? This is how a destination
-/// learns which agent a connection came from, without trusting anybody's word.
-pub fn owner(local: SocketAddr, pids: &[u32]) -> Option<u32> {
-    let inode = socket_inode(local)?;
+/// Which of `pids` owns the TCP connection from `local` to `remote` (both 127.0.0.1)? This is how a
+/// destination learns which agent a connection came from, without trusting anybody's word.
+///
+/// Both ends are needed: the kernel gives one local port to several connections at a time, as long as
+/// they lead to different places.
+pub fn owner(local: SocketAddr, remote: SocketAddr, pids: &[u32]) -> Option<u32> {
+    let inode = socket_inode(local, remote)?;
     let wanted = format!("socket:[{inode}]");
     pids.iter().copied().find(|pid| {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
@@ -41,18 +44,22 @@ pub fn owner(local: SocketAddr, pids: &[u32]) -> Option<u32> {
     })
 }
 
-fn socket_inode(local: SocketAddr) -> Option<u64> {
-    let SocketAddr::V4(local) = local else { return None };
-    // The kernel prints the address as a little-endian word, the port big-endian, both in hex.
-    let key = format!("{:08X}:{:04X}", u32::from_ne_bytes(local.ip().octets()), local.port());
+fn socket_inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let (local, remote) = (as_kernel_prints(local)?, as_kernel_prints(remote)?);
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux has /proc/net/tcp");
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
         // Inode 0: a socket that no process owns any more.
-        (columns.get(1) == Some(&key.as_str()))
+        (columns.get(1..3) == Some(&[local.as_str(), remote.as_str()]))
             .then(|| columns.get(9)?.parse().ok())?
             .filter(|&inode| inode != 0)
     })
+}
+
+/// The address as a little-endian word, the port big-endian, both in hex.
+fn as_kernel_prints(addr: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(addr) = addr else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(addr.ip().octets()), addr.port()))
 }
 
 #[cfg(test)]
@@ -73,7 +80,9 @@ mod tests {
         let (_accepted, peer) = listener.accept().unwrap();
 
         assert_eq!(peer, dialled.local_addr().unwrap());
-        assert_eq!(owner(peer, &[1, process::id()]), Some(process::id()));
-        assert_eq!(owner(peer, &[1]), None);
+        let remote = listener.local_addr().unwrap();
+        assert_eq!(owner(peer, remote, &[1, process::id()]), Some(process::id()));
+        assert_eq!(owner(peer, remote, &[1]), None);
+        assert_eq!(owner(peer, peer, &[1, process::id()]), None);
     }
 }

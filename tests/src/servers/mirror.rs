@@ -26,13 +26,15 @@ pub struct Mirror {
 pub struct Visit {
     /// The dialling side's address.
     pub peer: SocketAddr,
+    /// The mirror's own.
+    addr: SocketAddr,
     bytes: Arc<AtomicU64>,
 }
 
 impl Visit {
     /// Which of `pids` dialled? `None` when none of them holds the connection (any more).
     pub fn dialled_by(&self, pids: &[u32]) -> Option<u32> {
-        port::owner(self.peer, pids)
+        port::owner(self.peer, self.addr, pids)
     }
 
     /// Bytes that arrived on it so far.
@@ -48,7 +50,7 @@ impl Mirror {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port can be listened on");
         let addr = listener.local_addr().expect("a listener has an address");
         let visits = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(receive(listener, Arc::clone(&visits))).abort_handle();
+        let task = tokio::spawn(receive(listener, addr, Arc::clone(&visits))).abort_handle();
         Self { addr, visits, task }
     }
 
@@ -85,7 +87,7 @@ impl Drop for Mirror {
     }
 }
 
-async fn receive(listener: TcpListener, visits: Arc<Mutex<Vec<Visit>>>) {
+async fn receive(listener: TcpListener, addr: SocketAddr, visits: Arc<Mutex<Vec<Visit>>>) {
     let mut running = JoinSet::new();
     loop {
         // An accept fails for the connection's own reasons; the next one is another matter.
@@ -94,7 +96,7 @@ async fn receive(listener: TcpListener, visits: Arc<Mutex<Vec<Visit>>>) {
         let bytes = Arc::new(AtomicU64::new(0));
         let number = {
             let mut visits = visits.lock().unwrap_or_else(PoisonError::into_inner);
-            visits.push(Visit { peer, bytes: Arc::clone(&bytes) });
+            visits.push(Visit { peer, addr, bytes: Arc::clone(&bytes) });
             visits.len() as u64 - 1
         };
         // It ends with its connection, however that ends.
