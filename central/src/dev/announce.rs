@@ -100,9 +100,12 @@ fn tell(text: &mut String, all: &Announcement<'_>) -> std::fmt::Result {
         writeln!(text, "\nFetched the built-in page through the gateway: status {status} in {ms:.1} ms.")?;
     }
     writeln!(text, "\nLook at it")?;
+    // All three programs lie side by side, and the folder need not be on the PATH.
+    let posternctl = all.program.with_file_name(format!("posternctl{}", std::env::consts::EXE_SUFFIX));
     writeln!(
         text,
-        "  posternctl --server {} --token-file {} --ca-cert {} status",
+        "  {} --server {} --token-file {} --ca-cert {} status",
+        posternctl.display(),
         all.admin_url,
         all.token_file.display(),
         all.ca_cert.display()
