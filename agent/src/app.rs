@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -70,6 +71,11 @@ pub enum AppError {
     Cluster(#[from] ClusterError),
     #[error("the status socket cannot be served")]
     Status(#[from] status::ServeError),
+    #[error(
+        "this agent's Raft records in {path} could not be kept ({why}); it must not vote without them. \
+         Check that disk's space and health, then start the agent again: nothing acknowledged is lost"
+    )]
+    Records { path: PathBuf, why: String },
     #[error("the part of the agent that {0} ended unexpectedly")]
     Ended(&'static str),
 }
@@ -336,7 +342,11 @@ impl App {
             }
             ClusterEvent::Leadership(group::Leadership { running: false, .. }) => {
                 // A storage error: this voter is none any more, and must not pretend.
-                return Err(AppError::Ended("keeps the group's records"));
+                let stopped = self.cluster.group().and_then(|group| group.status().stopped);
+                return Err(AppError::Records {
+                    path: self.cluster.folder().to_owned(),
+                    why: stopped.unwrap_or_else(|| "no reason is known".into()),
+                });
             }
             ClusterEvent::Leadership(group::Leadership { leader, leads, running: true }) => {
                 self.role.handle_leadership(Leadership { leader, leads }, now);

@@ -189,6 +189,11 @@ impl Cluster {
         self.running.as_ref().map(|running| running.seat)
     }
 
+    /// Where the records lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn group(&self) -> Option<&Group> {
         self.running.as_ref().map(|running| &running.group)
     }
