@@ -446,7 +446,7 @@ impl App {
         let Some(group) = self.cluster.group().cloned() else { return };
         let (boot, claimed) = (self.boot, self.claimed.0.clone());
         self.errands.spawn(async move {
-            let result = cluster::claim(group, boot).await;
+            let result = group.claim(boot).await;
             if let Err(error) = &result {
                 tracing::warn!(%error, "The claim was not committed");
             }

@@ -39,7 +39,7 @@ use tokio::{
 use crate::{control::Control, identity::Identity, peer::PeerNet};
 use program::explain;
 
-pub use lead::{claim, give_way, transfer};
+pub use lead::{give_way, transfer};
 
 use lead::HEARS_CENTRAL;
 use roster::{is_approved, keep_to_roster, report_changes};

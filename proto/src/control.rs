@@ -103,7 +103,7 @@ pub enum SeatGrant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
     pub group: u64,
-    /// Grows with every change; an older roster is passed over.
+    /// Grows with every change of the seats; for people, since a link carries rosters in order.
     pub revision: u64,
     pub witness: NodeId,
     pub candidates: Vec<RosterEntry>,
@@ -141,7 +141,7 @@ pub struct LiveTunnel {
 /// "This candidate is to take over." Stands until a tunnel of it, or of whoever came first, is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Grows with every order of an Environment.
+    /// Tells one order from the next while this central runs.
     pub id: u64,
     pub node: NodeId,
     /// A planned switch: claim although a tunnel lives; the old active drains.

@@ -1,5 +1,4 @@
-//! The lead and what is done with it: claimed under, given to another, given up for one that hears
-//! central.
+//! The lead, given away: to whoever was named, or to one that hears central.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,7 +7,7 @@ use std::{
 
 use group::Group;
 use program::explain;
-use proto::{BootId, Epoch, NodeId, hello::Seat};
+use proto::{NodeId, hello::Seat};
 use serde_json::value::RawValue;
 
 use super::Shared;
@@ -21,11 +20,6 @@ pub(super) const HEARS_CENTRAL: &str = r#""hears_central""#;
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a successor has to take the lead.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(2);
-
-/// Proposes a claim for this boot.
-pub async fn claim(group: Group, boot: BootId) -> Result<Epoch, group::ClaimError> {
-    group.claim(boot).await
-}
 
 /// Gives the lead to `to`, or says in the log why not; the role machine tries again.
 pub async fn transfer(group: Group, to: NodeId) {

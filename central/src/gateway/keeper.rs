@@ -229,13 +229,13 @@ impl Keeper {
         Ok((keeper, reader))
     }
 
-    /// Runs until [`Event::Stop`], or until nobody can send any more. Not cancel-safe: a dropped
+    /// Runs until [`Event::Stop`]. Not cancel-safe: a dropped
     /// keeper leaves its Environment without decisions, so its parent treats that as fatal.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut commands: mpsc::Receiver<Command>) {
         loop {
             let timer = self.next_timeout();
             let event = tokio::select! {
-                event = inbox.recv() => event,
+                Some(event) = inbox.recv() => Some(event),
                 Some(command) = commands.recv() => Some(Event::Command(command)),
                 () = sleep_until(timer) => None,
             };
@@ -243,7 +243,6 @@ impl Keeper {
             match event {
                 Some(Event::Stop) => return self.stop().await,
                 Some(event) => self.handle(event, now).await,
-                None if inbox.is_closed() && inbox.is_empty() => return self.stop().await,
                 None => {}
             }
             self.handle_timeout(now).await;
