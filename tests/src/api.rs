@@ -105,9 +105,9 @@ impl Api {
 pub struct Gateway {
     pub state: String,
     pub active: Option<String>,
-    /// `None` until the first tunnel was admitted.
-    pub epoch: Option<u64>,
-    pub group_epoch: Option<u64>,
+    /// 0 until the first tunnel was admitted.
+    pub epoch: u64,
+    pub group_epoch: u64,
 }
 
 /// The part of a Process Server that scenarios look at.

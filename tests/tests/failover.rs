@@ -174,7 +174,7 @@ struct OneActive<'a> {
 }
 
 /// Generation and claim; the none before the first is the smallest.
-type Epoch = (Option<u64>, Option<u64>);
+type Epoch = (u64, u64);
 
 impl<'a> OneActive<'a> {
     fn new(mirror: &'a Mirror, dev: &'a Dev) -> Self {

@@ -19,9 +19,10 @@ const EVENT: &str = "System_Secure_Gateway";
 pub(super) struct GatewayAnswer {
     state: GatewayState,
     active: Option<Name>,
-    /// The claim within `group_epoch`: together the highest epoch ever admitted.
-    epoch: Option<u64>,
-    group_epoch: Option<u64>,
+    /// The claim within `group_epoch`: together the highest epoch ever admitted. Both are 0 before the
+    /// first, and only grow.
+    epoch: u64,
+    group_epoch: u64,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
     candidates: Vec<CandidateView>,
@@ -44,8 +45,8 @@ impl From<&GatewayView> for GatewayAnswer {
         Self {
             state: view.state,
             active: view.active.clone(),
-            epoch: view.fence.map(|epoch| epoch.claim),
-            group_epoch: view.fence.map(|epoch| epoch.group),
+            epoch: view.fence.map_or(0, |epoch| epoch.claim),
+            group_epoch: view.fence.map_or(0, |epoch| epoch.group),
             since: view.since,
             candidates: view.candidates.clone(),
             attempt: view.attempt.clone(),

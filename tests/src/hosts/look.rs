@@ -13,8 +13,8 @@ use crate::{program, wait_until};
 pub struct Shown {
     pub state: String,
     pub active: Option<String>,
-    pub epoch: Option<u64>,
-    pub group_epoch: Option<u64>,
+    pub epoch: u64,
+    pub group_epoch: u64,
     /// How many more voting members may be lost.
     pub can_lose: Option<usize>,
     pub last_switch: Option<Switch>,
@@ -30,7 +30,7 @@ pub struct Switch {
 
 impl Shown {
     /// The group's generation, and the claim in it: what may only grow.
-    pub fn fence(&self) -> (Option<u64>, Option<u64>) {
+    pub fn fence(&self) -> (u64, u64) {
         (self.group_epoch, self.epoch)
     }
 }

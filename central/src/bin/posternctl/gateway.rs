@@ -16,8 +16,8 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) state: String,
     pub(crate) active: Option<String>,
-    epoch: Option<u64>,
-    group_epoch: Option<u64>,
+    epoch: u64,
+    group_epoch: u64,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
     attempt: Option<Attempt>,
@@ -72,7 +72,8 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
 /// What a person wants to know first.
 pub(crate) fn lines(gateway: &Gateway, screen: &mut Screen) -> Result<(), Failure> {
     let now = OffsetDateTime::now_utc();
-    let epoch = gateway.group_epoch.zip(gateway.epoch).map(|(group, claim)| format!("{group}.{claim}"));
+    let admitted = gateway.group_epoch > 0;
+    let epoch = admitted.then(|| format!("{}.{}", gateway.group_epoch, gateway.epoch));
     let mut lines = vec![
         ("Secure Gateway", format!("{}, since {}", gateway.state, ago(gateway.since, now))),
         ("Active", or_dash(gateway.active.as_ref())),
