@@ -178,7 +178,7 @@ type Epoch = (u64, u64);
 
 impl<'a> OneActive<'a> {
     fn new(mirror: &'a Mirror, dev: &'a Dev) -> Self {
-        Self { mirror, dev, newest: (None, None), active_of: BTreeMap::new() }
+        Self { mirror, dev, newest: (0, 0), active_of: BTreeMap::new() }
     }
 
     /// Which agent served a new connection just now? `None` when none did.
