@@ -20,7 +20,7 @@ use agent::{
 use clap::{Parser, Subcommand, ValueEnum};
 use program::{
     exit::{bad_config, failed},
-    explain, logging, shutdown,
+    explain, logging, shutdown, watchdog,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -176,10 +176,14 @@ async fn run(config: Config, path: PathBuf) -> ExitCode {
 async fn one_run(config: Config, path: &Path) -> Result<Outcome, Box<dyn std::error::Error>> {
     let data_dir = Arc::new(DataDir::open(path)?);
     let app = App::build(config, data_dir).await?;
+    if let Err(error) = watchdog::start() {
+        tracing::warn!(%error, "This agent runs without a watchdog: a thread for it could not be started");
+    }
     let stop = CancellationToken::new();
     let asked = stop.clone();
     let waiting = tokio::spawn(async move {
         shutdown::requested().await;
+        watchdog::stopping();
         asked.cancel();
     });
     let outcome: Result<Outcome, AppError> = app.run(stop).await;

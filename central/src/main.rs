@@ -6,7 +6,7 @@ use central::{app::App, config::Config, dev};
 use clap::{Parser, Subcommand};
 use program::{
     exit::{bad_config, failed, in_runtime},
-    logging, shutdown,
+    logging, shutdown, watchdog,
 };
 
 /// Who speaks on standard error.
@@ -83,6 +83,9 @@ async fn serve(config: Config) -> ExitCode {
         "Central is up"
     );
     let mut running = app.spawn();
+    if let Err(error) = watchdog::start() {
+        tracing::warn!(%error, "Central runs without a watchdog: a thread for it could not be started");
+    }
     let code = tokio::select! {
         () = shutdown::requested() => ExitCode::SUCCESS,
         part = running.ended() => {
@@ -90,6 +93,7 @@ async fn serve(config: Config) -> ExitCode {
             ExitCode::FAILURE
         }
     };
+    watchdog::stopping();
     running.stop().await;
     code
 }

@@ -1,11 +1,12 @@
 //! What every Postern program does the same way: it logs, stops when asked, exits with a code that
-//! means something, and says where its configuration is wrong.
+//! means something, ends itself where it hangs, and says where its configuration is wrong.
 
 pub mod exit;
 pub mod explain;
 pub mod logging;
 pub mod mistake;
 pub mod shutdown;
+pub mod watchdog;
 
 pub use explain::explain;
 pub use mistake::Mistake;
