@@ -3,17 +3,24 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
-/// Names one outage in its down alert, in its up alert and in the receiver's own system, which pairs the two by it.
-/// The caller makes it, unique for ever.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Names one outage for ever. The caller makes it, unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct IncidentId(String);
 
-/// One outage.
+/// One outage, or one occasion of another kind that people are told about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     pub id: IncidentId,
+    /// By this the receiver's own system pairs the up alert with the down alert. Unique for each outage, unless two
+    /// ends tell of the same one: an up alert that arrives late closes whatever is open under its key. At most 255
+    /// bytes, which is what PagerDuty takes.
+    pub key: String,
+    /// When it began, by the caller's wall clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub opened_at: OffsetDateTime,
     pub context: Context,
 }
 
@@ -25,21 +32,31 @@ pub struct Context {
     /// One sentence: what happened.
     pub summary: String,
     /// Everything that was tried before it counted as an outage, in the order it was tried.
-    pub tried: Vec<Attempt>,
+    pub tried: Vec<Tried>,
+    /// Where to look on: the administrator's page of it, an http(s) address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
 }
 
 /// One thing that was tried, and how it went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct Tried {
     pub name: String,
     pub outcome: String,
 }
 
-/// What goes out to the endpoints. Both halves carry the same incident, as it was when the down was told.
+/// What the policy decided to tell. Both halves carry the same incident, as it was when the down was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Alert {
+pub enum Transition {
     Down(Incident),
     Up(Incident),
+}
+
+impl Incident {
+    /// An incident whose receivers know it by its own id.
+    pub fn new(id: IncidentId, opened_at: OffsetDateTime, context: Context) -> Self {
+        Self { key: id.0.clone(), id, opened_at, context }
+    }
 }
 
 impl IncidentId {

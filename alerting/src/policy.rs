@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::incident::{Alert, Context, Incident, IncidentId};
+use crate::incident::{Incident, IncidentId, Transition};
 
 /// The internal event's name, as users know it.
 pub const EVENT_NAME: &str = "System_Secure_Gateway";
@@ -38,7 +38,7 @@ pub struct Policy {
     endpoints_configured: bool,
     state: State,
     events: VecDeque<Event>,
-    alerts: VecDeque<Alert>,
+    alerts: VecDeque<Transition>,
 }
 
 /// What became of the internal event [`EVENT_NAME`].
@@ -92,16 +92,18 @@ impl Policy {
         }
     }
 
-    /// Nothing is left to try. Said again during an outage, it belongs to that outage: `id` is not used, and
-    /// `context` replaces the earlier one unless that has been told already.
-    pub fn handle_down(&mut self, now: Instant, id: IncidentId, context: Context) {
+    /// Nothing is left to try. Said again during an outage, it belongs to that outage: of `latest` only the context
+    /// is used, and replaces the earlier one unless that has been told already.
+    pub fn handle_down(&mut self, now: Instant, latest: Incident) {
         match &mut self.state {
             State::Up => {
                 let due = now + self.hold_down;
-                self.state = State::Unheard { incident: Incident { id, context }, due };
+                self.state = State::Unheard { incident: latest, due };
                 self.raise_if_heard();
             }
-            State::Unheard { incident, .. } | State::Raised { incident, .. } => incident.context = context,
+            State::Unheard { incident, .. } | State::Raised { incident, .. } => {
+                incident.context = latest.context;
+            }
             State::Told { .. } => {}
         }
         self.handle_timeout(now);
@@ -116,7 +118,7 @@ impl Policy {
             State::Raised { incident, .. } => self.events.push_back(Event::Cleared(incident.id)),
             State::Told { incident } => {
                 self.events.push_back(Event::Cleared(incident.id.clone()));
-                self.alerts.push_back(Alert::Up(incident));
+                self.alerts.push_back(Transition::Up(incident));
             }
         }
     }
@@ -135,7 +137,7 @@ impl Policy {
         }
         self.state = match std::mem::replace(&mut self.state, State::Up) {
             State::Raised { incident, .. } => {
-                self.alerts.push_back(Alert::Down(incident.clone()));
+                self.alerts.push_back(Transition::Down(incident.clone()));
                 State::Told { incident }
             }
             other @ (State::Up | State::Unheard { .. } | State::Told { .. }) => other,
@@ -171,7 +173,7 @@ impl Policy {
     }
 
     /// What has to reach every endpoint, in this order.
-    pub fn poll_transmit(&mut self) -> Option<Alert> {
+    pub fn poll_transmit(&mut self) -> Option<Transition> {
         self.alerts.pop_front()
     }
 
@@ -234,6 +236,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::incident::{Context, Tried};
 
     const HOLD_DOWN: Duration = Duration::from_secs(10);
 
@@ -304,12 +307,12 @@ mod tests {
         let mut site = Site::with_endpoint();
         site.down("a");
         site.pass_ms(5_000);
-        site.policy.handle_down(site.now, IncidentId::new("b"), context("round two"));
+        site.policy.handle_down(site.now, incident("b", "round two"));
         site.pass_ms(5_000);
-        site.policy.handle_down(site.now, IncidentId::new("c"), context("round three"));
+        site.policy.handle_down(site.now, incident("c", "round three"));
 
-        let told = Incident { id: IncidentId::new("a"), context: context("round two") };
-        assert_eq!(site.policy.poll_transmit(), Some(Alert::Down(told.clone())));
+        let told = incident("a", "round two");
+        assert_eq!(site.policy.poll_transmit(), Some(Transition::Down(told.clone())));
         assert_eq!(site.policy.incident(), Some(&told));
     }
 
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_wall_clock_set_back_delays_the_alert_by_one_hold_down_at_most() {
-        let incident = Incident { id: IncidentId::new("a"), context: context("") };
+        let incident = incident("a", "");
         let wall = SystemTime::UNIX_EPOCH;
         let stored = Snapshot::Raised { incident, due: wall + Duration::from_secs(86_400) };
         let now = Instant::now();
@@ -344,7 +347,7 @@ mod tests {
     fn the_stored_form_of_a_snapshot_is_pinned() {
         let mut site = Site::with_endpoint();
         site.down("a");
-        let incident = r#""incident":{"id":"a","context":{"environment":"acme","summary":"a","tried":[{"name":"one","outcome":"refused"}]}}"#;
+        let incident = r#""incident":{"id":"a","key":"a","opened_at":"1970-01-01T00:00:00Z","context":{"environment":"acme","summary":"a","tried":[{"name":"one","outcome":"refused"}]}}"#;
         let due = r#""due":{"secs_since_epoch":10,"nanos_since_epoch":0}"#;
         assert_eq!(site.stored(), format!(r#"{{"state":"raised",{incident},{due}}}"#));
         site.pass_ms(10_000);
@@ -438,7 +441,7 @@ mod tests {
         }
 
         fn down(&mut self, id: &str) {
-            self.policy.handle_down(self.now, IncidentId::new(id), context(id));
+            self.policy.handle_down(self.now, incident(id, id));
         }
 
         fn up(&mut self) {
@@ -487,8 +490,8 @@ mod tests {
             }
             while let Some(alert) = self.policy.poll_transmit() {
                 self.heard.push(match alert {
-                    Alert::Down(incident) => format!("DOWN {}", incident.id),
-                    Alert::Up(incident) => format!("UP {}", incident.id),
+                    Transition::Down(incident) => format!("DOWN {}", incident.id),
+                    Transition::Up(incident) => format!("UP {}", incident.id),
                 });
             }
         }
@@ -500,9 +503,11 @@ mod tests {
         }
     }
 
-    fn context(summary: &str) -> Context {
-        let tried = vec![crate::Attempt { name: "one".into(), outcome: "refused".into() }];
-        Context { environment: "acme".into(), summary: summary.into(), tried }
+    fn incident(id: &str, summary: &str) -> Incident {
+        let tried = vec![Tried { name: "one".into(), outcome: "refused".into() }];
+        let context =
+            Context { environment: "acme".into(), summary: summary.into(), tried, ..Context::default() };
+        Incident::new(IncidentId::new(id), time::OffsetDateTime::UNIX_EPOCH, context)
     }
 
     /// Lines come as open, close, open, close …, each close about what the open before it was about, and no

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use alerting::{Context, IncidentId};
+use alerting::{Context, Incident, IncidentId};
 use proto::{
     AgentId,
     control::{CentralMessage, Roster, RosterEntry, SeatGrant},
     hello::Seat,
 };
+use time::OffsetDateTime;
 
 use super::{Keeper, Leaving, WITNESS_RETRY};
 use crate::{
@@ -322,11 +323,8 @@ impl Keeper {
             Verdict::Down => {
                 self.note("gateway_down", "No configured candidate is left to try".into());
                 let context = Context { summary: "The Secure Gateway is down".into(), ..Context::default() };
-                self.policy.handle_down(
-                    now,
-                    IncidentId::new(proto::SessionId::random().to_string()),
-                    context,
-                );
+                let id = IncidentId::new(proto::SessionId::random().to_string());
+                self.policy.handle_down(now, Incident::new(id, OffsetDateTime::now_utc(), context));
             }
             Verdict::Up { .. } => {}
             Verdict::SwitchFailed { node } => {

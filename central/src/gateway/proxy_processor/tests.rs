@@ -1,6 +1,6 @@
 //! The rules of the round, in virtual time.
 
-use alerting::{Alert, Context, Event, IncidentId, Policy};
+use alerting::{Context, Event, Incident, IncidentId, Policy, Transition};
 
 use super::*;
 
@@ -39,6 +39,8 @@ fn the_event_is_raised_only_after_the_last_candidate_and_cleared_when_operationa
     let mut world = World::with_candidates([1, 2, 3, 4]);
     let mut policy = Policy::new(10 * S);
     policy.set_endpoints_configured(true);
+    let incident =
+        Incident::new(IncidentId::new("incident"), time::OffsetDateTime::UNIX_EPOCH, Context::default());
     world.up(1);
     let lost_at = world.lose();
     let mut told = Vec::new();
@@ -51,7 +53,7 @@ fn the_event_is_raised_only_after_the_last_candidate_and_cleared_when_operationa
         policy.handle_timeout(at);
         for verdict in world.verdicts() {
             if verdict == Verdict::Down {
-                policy.handle_down(at, IncidentId::new("incident"), Context::default());
+                policy.handle_down(at, incident.clone());
             }
         }
         told.extend(policy.poll_event().map(|event| (at - lost_at, format!("{event:?}"))));
@@ -68,7 +70,7 @@ fn the_event_is_raised_only_after_the_last_candidate_and_cleared_when_operationa
     world.up(2);
     policy.handle_up(world.now);
     assert!(matches!(policy.poll_event(), Some(Event::Cleared(_))));
-    assert!(matches!(policy.poll_transmit(), Some(Alert::Up { .. })));
+    assert!(matches!(policy.poll_transmit(), Some(Transition::Up(_))));
     assert!(!policy.is_raised());
 }
 
