@@ -298,6 +298,12 @@ impl App {
                 CentralMessage::Roster(roster) => self.cluster.set_roster(roster),
                 CentralMessage::Gateway(report) => self.role.handle_report(report, now),
                 CentralMessage::PeerGone { node } => self.cluster.peer_gone(node),
+                CentralMessage::TakeLead { seat } if self.cluster.seat() == Some(seat) => {
+                    if let Some(group) = self.cluster.group() {
+                        group.take_lead();
+                    }
+                }
+                CentralMessage::TakeLead { .. } => {} // sent before the seat changed
                 CentralMessage::Restart { .. } => {
                     tracing::info!("Central asked this process to restart");
                     return Ok(true);

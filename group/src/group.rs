@@ -31,6 +31,7 @@ use crate::{
     standing::{self, Leadership, Publishers},
     state::{Applied, Claim},
     storage::{GroupStorage, Opened},
+    take_lead::Candidacy,
     timings::Timings,
     types::{Command, Metrics, Outcome, Raft},
     witness,
@@ -72,6 +73,7 @@ pub struct Group {
 struct Inner {
     config: GroupConfig,
     raft: Raft,
+    transport: Arc<dyn Transport>,
     applied: Applied,
     leadership: watch::Receiver<Leadership>,
     members: watch::Receiver<Members>,
@@ -99,7 +101,7 @@ impl Group {
     ) -> Result<Self, StartError> {
         let Opened { log, machine, db } = storage.open(config.seat)?;
         let applied = machine.applied();
-        let network = Network { me: config.seat.node, transport };
+        let network = Network { me: config.seat.node, transport: transport.clone() };
         let raft_config = raft_config(&config)?;
         let raft = Raft::new(config.seat.node.0, Arc::new(raft_config), network, log, machine)
             .await
@@ -119,6 +121,7 @@ impl Group {
         let inner = Inner {
             config,
             raft,
+            transport,
             applied,
             leadership: leadership_watch,
             members: members_watch,
@@ -257,14 +260,19 @@ impl Group {
         self.spawn(hint.follow());
     }
 
-    /// Stands for election at once, if a quorum would have this node. For the witness, where
-    /// central's order got no claim.
-    pub fn elect_now(&self) {
-        let raft = self.raft().clone();
-        self.spawn(async move {
-            // An error means that Raft has stopped, which `leadership` says.
-            let _ = raft.trigger().elect(true).await;
-        });
+    /// Takes the lead also from a leader that lives, if a quorum would follow: central's order was
+    /// not carried out in its time.
+    ///
+    /// Returns at once; [`Group::leadership`] shows what came of it. A node that lags, or cannot
+    /// reach a quorum, disturbs nobody.
+    pub fn take_lead(&self) {
+        let candidacy = Candidacy {
+            raft: self.raft().clone(),
+            me: self.seat().node,
+            transport: self.inner.transport.clone(),
+            answer_limit: self.timings().election_min,
+        };
+        self.spawn(candidacy.stand());
     }
 
     /// `node` can be reached again: call it now and not after the back-off.

@@ -29,6 +29,7 @@ mod shelf;
 mod standing;
 mod state;
 mod storage;
+mod take_lead;
 mod timings;
 mod transfer;
 mod types;

@@ -22,6 +22,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     members::{Peer, Site},
     state::State,
+    take_lead,
     types::{CommittedLeader, Meta, Raft, TypeConfig, Vote},
 };
 
@@ -75,7 +76,13 @@ enum Call {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
-    Snapshot { vote: Vote, meta: Meta, state: State },
+    /// "I was ordered to take the lead: would you follow?" See `take_lead`.
+    Muster(VoteRequest<TypeConfig>),
+    Snapshot {
+        vote: Vote,
+        meta: Meta,
+        state: State,
+    },
     Transfer(TransferLeaderRequest<TypeConfig>),
 }
 
@@ -104,7 +111,7 @@ impl Call {
     fn speaker(&self) -> u64 {
         match self {
             Self::Append(call) => call.vote.leader_id().voted_for,
-            Self::Vote(call) | Self::PreVote(call) => call.vote.leader_id().voted_for,
+            Self::Vote(call) | Self::PreVote(call) | Self::Muster(call) => call.vote.leader_id().voted_for,
             Self::Snapshot { vote, .. } => vote.leader_id().voted_for,
             Self::Transfer(call) => call.from_leader().leader_id().voted_for,
         }
@@ -131,6 +138,7 @@ pub(crate) async fn serve(
         Call::Append(call) => raft.append_entries(call).await.map(Answer::Append).ok(),
         Call::Vote(call) => raft.vote(call).await.map(Answer::Vote).ok(),
         Call::PreVote(call) => raft.pre_vote(call).await.map(Answer::Vote).ok(),
+        Call::Muster(call) => take_lead::answer(raft, call).await.map(Answer::Vote).ok(),
         Call::Snapshot { vote, meta, state } => {
             let snapshot = Snapshot { meta, snapshot: state };
             raft.install_full_snapshot(vote, snapshot).await.map(Answer::Snapshot).ok()
@@ -189,6 +197,22 @@ impl Link {
         };
         serde_json::from_str(answer.get()).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
+}
+
+/// Asks one voter whether it would follow `candidate`; a voter that does not answer would not.
+pub(crate) async fn muster(
+    transport: &dyn Transport,
+    to: NodeId,
+    peer: Option<&Peer>,
+    candidate: VoteRequest<TypeConfig>,
+    ttl: Duration,
+) -> bool {
+    let Ok(body) = serde_json::value::to_raw_value(&Call::Muster(candidate)) else { return false };
+    let answer = match tokio::time::timeout(ttl, transport.call(to, peer, body, ttl)).await {
+        Ok(Ok(answer)) => serde_json::from_str(answer.get()),
+        Ok(Err(_)) | Err(_) => return false,
+    };
+    matches!(answer, Ok(Answer::Vote(VoteResponse { vote_granted: true, .. })))
 }
 
 /// The other end answered another question than the one it was asked.

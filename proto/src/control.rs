@@ -54,6 +54,10 @@ pub enum CentralMessage {
     PeerGone {
         node: NodeId,
     },
+    /// You were ordered to take over and nobody gave you the lead: take it, if a quorum follows.
+    TakeLead {
+        seat: Seat,
+    },
     /// Another boot of this agent wants its place: answer at once if you live.
     Probe {
         id: u64,
@@ -197,6 +201,7 @@ mod tests {
                 fence: Some(epoch),
             }),
             CentralMessage::PeerGone { node: NodeId(9) },
+            CentralMessage::TakeLead { seat: Seat { group: 1, node: NodeId(4) } },
         ];
         let lines: Vec<_> = from_central.iter().map(|m| serde_json::to_string(m).unwrap()).collect();
         let golden = include_str!("../testdata/central_messages.jsonl");

@@ -26,8 +26,8 @@ use proto::{NodeId, control::Order};
 
 use super::view::GatewayState;
 
-/// Without a new claim for this long after an order, the witness is told to elect itself and to
-/// hand over to the ordered candidate.
+/// Without a new claim for this long after an order, the lead is taken from whoever has it: by the
+/// witness, which hands it to the ordered candidate, or by that candidate where the witness has no vote.
 const NUDGE_AFTER: Duration = Duration::from_secs(5);
 
 /// The proxy-processor of one Environment.
@@ -90,7 +90,7 @@ pub enum Verdict {
     Order(Order),
     /// No order stands any longer.
     OrderDone,
-    /// No claim followed the order: let the witness elect itself and hand over to this candidate.
+    /// No claim followed the order: let the lead be taken for this candidate.
     Nudge { node: NodeId },
     /// The time of this candidate is over without a secure connection.
     GaveUp { node: NodeId, after: Duration, reason: GaveUp },

@@ -105,10 +105,52 @@ async fn a_false_alarm_disturbs_nobody() {
     for _ in 0..5 {
         world.group(2).leader_gone();
         world.group(WITNESS).leader_gone();
-        world.group(WITNESS).elect_now();
         sleep(Duration::from_secs(1)).await;
     }
     assert_eq!((world.leader(), world.status(1).term), (Some(1), before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_ignores_its_order_loses_the_lead_to_the_one_that_was_ordered() {
+    // Three vote among themselves; of two the witness takes the lead and hands it on.
+    for (agents, taker) in [(3, 2), (2, WITNESS)] {
+        let world = World::founded(agents).await;
+        let first = world.claim(1).await;
+        world.group(WITNESS).prefer(Some(NodeId(2)));
+        let ordered = Instant::now();
+        world.group(taker).take_lead();
+        world.until_led_by(2).await;
+        assert!(world.claim(2).await > first);
+        assert!(ordered.elapsed() < Duration::from_secs(1), "{agents}: {:?}", ordered.elapsed());
+        assert!(world.claim(2).await > first, "the lead stays");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_lags_or_is_cut_off_deposes_nobody_though_ordered() {
+    for cut_off_from in [vec![1], vec![1, 3, WITNESS]] {
+        let world = World::founded(3).await;
+        for other in cut_off_from {
+            world.cut(2, other);
+        }
+        world.claim(1).await; // 2 does not learn of it
+        let before = world.status(1).term;
+        world.group(2).take_lead();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!((world.leader(), world.status(1).term), (Some(1), before));
+        assert_eq!(world.status(2).term, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_to_the_one_that_leads_or_only_learns_changes_nothing() {
+    let world = World::founded(3).await;
+    let before = world.status(1).term;
+    for node in [1, WITNESS] {
+        world.group(node).take_lead();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!((world.leader(), world.status(1).term), (Some(1), before), "{node}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use alerting::{Context, Incident, IncidentId};
 use proto::{
-    AgentId,
+    AgentId, NodeId,
     control::{CentralMessage, Roster, RosterEntry, SeatGrant},
     hello::Seat,
 };
@@ -305,12 +305,7 @@ impl Keeper {
                     witness.group.prefer(None);
                 }
             }
-            Verdict::Nudge { node } => {
-                if let Some(witness) = self.environment.witness() {
-                    witness.group.prefer(Some(node));
-                    witness.group.elect_now();
-                }
-            }
+            Verdict::Nudge { node } => self.nudge(node),
             Verdict::GaveUp { node, after, reason } => {
                 let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
                 let why = match reason {
@@ -331,6 +326,23 @@ impl Keeper {
                 let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
                 self.note("switch_failed", format!("The planned switch to {name} did not come about"));
             }
+        }
+    }
+
+    /// No claim followed the order, whoever leads. Where the witness votes it takes the lead and hands
+    /// it on, bringing the ordered candidate up to date on the way; where it only learns, the
+    /// candidate takes the lead itself.
+    fn nudge(&self, node: NodeId) {
+        let seat = Seat { group: self.record.generation, node };
+        let witness = self.environment.witness();
+        let votes = |witness: &Witness| witness.group.members().borrow().voters.contains(&witness.seat.node);
+        if let Some(witness) = witness.filter(|witness| votes(witness)) {
+            tracing::warn!(environment = %self.environment.name, %node, "Nobody followed the order: the witness takes the lead");
+            witness.group.prefer(Some(node));
+            witness.group.take_lead();
+        } else if let Some(link) = self.environment.registry.route(seat) {
+            tracing::warn!(environment = %self.environment.name, %node, "Nobody followed the order: its candidate is to take the lead");
+            link.tell(CentralMessage::TakeLead { seat });
         }
     }
 
