@@ -32,8 +32,8 @@ use proto::{
 /// A question to central or a hand-over that came to nothing is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One agent's role in its gateway group.
-#[derive(Debug)]
+/// One agent's role in its gateway group. A value: the model in `tests/model` copies and compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RoleMachine {
     boot: BootId,
     give_way_after: Duration,
@@ -52,7 +52,7 @@ pub struct RoleMachine {
 }
 
 /// What this agent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// No seat in a group.
     Unseated,
@@ -70,7 +70,7 @@ pub enum Role {
 }
 
 /// What the group says of its leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Leadership {
     pub leader: Option<NodeId>,
     /// This agent leads, and a quorum acknowledged it a moment ago.
@@ -78,7 +78,7 @@ pub struct Leadership {
 }
 
 /// A committed claim: this node, in this boot, is active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     pub epoch: Epoch,
     pub node: NodeId,
@@ -86,7 +86,7 @@ pub struct Claim {
 }
 
 /// What to do next; to be carried out in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Ask central whether a tunnel lives.
     Ask { id: u64 },
@@ -105,7 +105,7 @@ pub enum Action {
 }
 
 /// How sure a leader is of what central says of the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Evidence {
     /// Nothing was asked since this agent began to lead.
     None,

@@ -124,7 +124,7 @@ pub struct RosterEntry {
 }
 
 /// What central knows of the Environment's tunnel; sent on every change and as an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GatewayReport {
     /// The `id` of the [`AgentMessage::AskGateway`] this answers.
     pub answers: Option<u64>,
@@ -135,7 +135,7 @@ pub struct GatewayReport {
 }
 
 /// The admitted tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LiveTunnel {
     pub node: NodeId,
     pub epoch: Epoch,
@@ -143,7 +143,7 @@ pub struct LiveTunnel {
 }
 
 /// "This candidate is to take over." Stands until a tunnel of it, or of whoever came first, is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Order {
     /// Tells one order from the next while this central runs.
     pub id: u64,

@@ -25,7 +25,7 @@ const KEY: &str = "gateway";
 const ATTEMPTS_MAX: usize = 64;
 
 /// The highest epoch ever admitted in an Environment, and whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fence {
     pub epoch: Epoch,
     pub agent: AgentId,
@@ -38,7 +38,7 @@ pub struct Fence {
 }
 
 /// An active in planned drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Predecessor {
     pub epoch: Epoch,
     pub agent: AgentId,

@@ -30,8 +30,8 @@ use super::view::GatewayState;
 /// witness, which hands it to the ordered candidate, or by that candidate where the witness has no vote.
 const NUDGE_AFTER: Duration = Duration::from_secs(5);
 
-/// The proxy-processor of one Environment.
-#[derive(Debug)]
+/// The proxy-processor of one Environment. A value: the model in `tests/model` copies and compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProxyProcessor {
     connect_timeout: Duration,
     state: State,
@@ -44,7 +44,7 @@ pub struct ProxyProcessor {
     outbox: VecDeque<Verdict>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum State {
     Idle,
     Seeking(Seeking),
@@ -52,7 +52,7 @@ enum State {
 }
 
 /// Nobody carries the tunnel; somebody is waited for.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seeking {
     /// Every configured candidate has failed once: the state is `down`, and told.
     down: bool,
@@ -61,12 +61,12 @@ struct Seeking {
 }
 
 /// How much of its time each candidate has used up in this round.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Round {
     used: BTreeMap<NodeId, Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Waiting {
     node: NodeId,
     since: Instant,
@@ -76,7 +76,7 @@ struct Waiting {
 }
 
 /// A planned switch under way while a tunnel lives.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Switch {
     order: Order,
     until: Instant,
@@ -84,7 +84,7 @@ struct Switch {
 }
 
 /// What the proxy-processor decided; to be carried out in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Tell every agent that this order stands.
     Order(Order),
@@ -103,7 +103,7 @@ pub enum Verdict {
 }
 
 /// Why a candidate was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GaveUp {
     TimeIsUp,
     NotConfigured,

@@ -7,8 +7,8 @@ use std::time::Duration;
 const QUESTIONS_MAX: usize = 16;
 
 /// Proof of life, dated by the moment the question was asked, on a clock that counts sleep.
-#[derive(Debug, Default)]
-pub(super) struct Lease {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lease {
     asked: VecDeque<(u64, Duration)>,
     proved_at: Option<Duration>,
     /// Somebody found it stale and waits.
@@ -16,7 +16,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn asked(&mut self, nonce: u64, boot_now: Duration) {
+    /// A question with this number went out.
+    pub fn asked(&mut self, nonce: u64, boot_now: Duration) {
         if self.asked.back().is_some_and(|(last, _)| *last >= nonce) {
             return; // the same ping serves again; the first moment counts
         }
@@ -27,7 +28,7 @@ impl Lease {
     }
 
     /// Takes an answer; true if somebody waited for it.
-    pub(super) fn answered(&mut self, nonce: u64) -> bool {
+    pub fn answered(&mut self, nonce: u64) -> bool {
         while let Some((_, at)) = self.asked.front().copied().filter(|(asked, _)| *asked <= nonce) {
             self.asked.pop_front();
             self.proved_at = self.proved_at.max(Some(at));
@@ -35,17 +36,18 @@ impl Lease {
         std::mem::take(&mut self.missed)
     }
 
-    pub(super) fn is_fresh(&self, boot_now: Duration, dead_after: Duration) -> bool {
+    /// Whether central answered a question that is at most `dead_after` old.
+    pub fn is_fresh(&self, boot_now: Duration, dead_after: Duration) -> bool {
         self.proved_at.is_some_and(|at| boot_now.saturating_sub(at) <= dead_after)
     }
 
     /// Somebody waits until it is fresh again.
-    pub(super) fn miss(&mut self) {
+    pub fn miss(&mut self) {
         self.missed = true;
     }
 
     /// The websocket the questions went out on is gone.
-    pub(super) fn forget_questions(&mut self) {
+    pub fn forget_questions(&mut self) {
         self.asked.clear();
     }
 }

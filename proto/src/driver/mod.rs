@@ -34,11 +34,11 @@ use tokio_tungstenite::WebSocketStream;
 
 pub use self::clock::{BootClock, SystemBootClock, TokioClock};
 pub use self::lane::{LaneEnd, ProtocolError, websocket_config};
+pub use self::lease::Lease;
 pub use self::relay::{RelayEnd, RelayEnded, relay};
 pub use self::stream::{Incoming, IncomingStream, TunnelStream, reset_of};
 pub use crate::mux::{Limits, Open, OpenError, Reset, ResetCode, ResumeError, Side, StreamId, Transport};
 
-use self::lease::Lease;
 use crate::mux::{Mux, MuxEvent};
 
 /// How a tunnel behaves.

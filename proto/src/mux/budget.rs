@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 /// A bucket that refills steadily. Starts full.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Budget {
     per_second: u32,
     burst: u32,

@@ -13,7 +13,7 @@ const COPY_BELOW_BYTES: usize = 16 * 1024;
 /// A copied piece that has grown to this is closed, so that one frame can take it whole.
 const COPIED_MAX_BYTES: usize = 48 * 1024;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Chunks {
     whole: VecDeque<Bytes>,
     copied: BytesMut,

@@ -19,7 +19,7 @@ pub const TUNNEL_CREDIT_BYTES: u64 = 1024 * 1024;
 const SHARE: u64 = 16;
 
 /// The sending half: what was sent, what may be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sending {
     pub(super) sent: u64,
     pub(super) limit: u64,
@@ -56,7 +56,7 @@ pub(super) struct Overrun {
 }
 
 /// The receiving half: what came, what was taken by the reader, what was granted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Receiving {
     received: u64,
     consumed: u64,
@@ -66,7 +66,7 @@ pub(super) struct Receiving {
 }
 
 /// How fast a whole window was used up, to see whether the window is what limits the sender.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Measured {
     since: Option<Instant>,
     bytes: u64,

@@ -120,8 +120,8 @@ pub enum StreamError {
     Unknown(StreamId),
 }
 
-/// One end of a tunnel.
-#[derive(Debug)]
+/// One end of a tunnel. A value: the model in `tests/model` copies it to try every way it can go on.
+#[derive(Clone, Debug)]
 pub struct Mux {
     side: Side,
     limits: Limits,
@@ -156,7 +156,7 @@ enum Link {
     Over(Reset),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct GoingAway {
     /// The peer said so.
     peer: Option<Reset>,
@@ -165,7 +165,7 @@ struct GoingAway {
     ours: Option<Reset>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pings {
     last_nonce: u64,
     /// A ping wants to go out, not before the time given.
@@ -179,7 +179,7 @@ struct Pings {
     shortest: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Budgets {
     opens: Budget,
     refusals: Budget,

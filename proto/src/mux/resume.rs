@@ -35,7 +35,7 @@ pub enum ResumeError {
 }
 
 /// Frames sent, and kept until the peer has them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     /// The last number given to a frame.
     last: u64,
@@ -121,7 +121,7 @@ impl Outbox {
 }
 
 /// What arrived, and what the peer has not been told about.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inbox {
     received: u64,
     untold_bytes: usize,

@@ -10,7 +10,7 @@ use crate::frame::{Reset, StreamId};
 
 /// Streams that have something to send. Each queue holds a stream at most once (the stream remembers), so their
 /// length is bounded by the number of streams.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Schedule {
     /// New streams, in the order of their numbers: the peer insists on it.
     pub(super) opens: VecDeque<StreamId>,

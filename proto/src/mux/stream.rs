@@ -13,7 +13,7 @@ use super::chunks::Chunks;
 use super::flow::{OPEN_CREDIT_BYTES, Receiving, Sending};
 use crate::frame::{Open, Reset};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stream {
     pub(super) opening: Opening,
     pub(super) out: Outgoing,
@@ -26,7 +26,7 @@ pub(super) struct Stream {
     pub(super) told: Told,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Opening {
     Unsent(Arc<Open>),
     Waiting,
@@ -36,7 +36,7 @@ pub(super) enum Opening {
 }
 
 /// Bytes on their way to the peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outgoing {
     pub(super) flow: Sending,
     pub(super) unsent: Chunks,
@@ -53,7 +53,7 @@ pub(super) enum Fin {
 }
 
 /// Bytes from the peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Incoming {
     pub(super) flow: Receiving,
     pub(super) unread: Chunks,
@@ -64,7 +64,7 @@ pub(super) struct Incoming {
 }
 
 /// In which queues of the schedule the stream stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Queued {
     pub(super) control: bool,
     pub(super) data: bool,
@@ -72,7 +72,7 @@ pub(super) struct Queued {
 }
 
 /// Which events wait to be fetched: each at most once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     pub(super) readable: bool,
     pub(super) writable: bool,
