@@ -50,7 +50,7 @@ pub struct Predecessor {
 }
 
 /// The newest claim that central's own witness has applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AppliedClaim {
     pub epoch: Epoch,
     pub node: NodeId,
