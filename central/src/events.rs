@@ -7,7 +7,7 @@ use proto::EnvironmentName;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned};
+use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write};
 
 const EVENTS: Collection<Event> = Collection::new("events");
 /// One record under [`HEAD_KEY`]: which numbers are in use.
@@ -56,6 +56,13 @@ pub struct NewEvent {
     pub sender: String,
 }
 
+impl Event {
+    fn unnumbered(new: NewEvent, at: OffsetDateTime) -> Self {
+        let NewEvent { code, severity, text, sender } = new;
+        Self { seq: 0, at, code: code.into(), severity, text: cut(text), sender: cut(sender) }
+    }
+}
+
 /// The numbers in use: from `oldest` up to, without, `next`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
@@ -78,17 +85,33 @@ impl Events {
 
     /// Appends an event that happened `at`, and returns it with its number. A text that is too long is cut.
     pub async fn append(&self, new: NewEvent, at: OffsetDateTime) -> Result<Event, StoreError> {
-        let NewEvent { code, severity, text, sender } = new;
-        let mut event =
-            Event { seq: 0, at, code: code.into(), severity, text: cut(text), sender: cut(sender) };
-        let mut conflict = None;
+        let mut appended = self.append_with(vec![new], at, Vec::new()).await?;
+        // As many come back as went in.
+        appended.pop().ok_or_else(|| StoreError::Conflict(HEADS.key(&self.owner, HEAD_KEY)))
+    }
+
+    /// Appends events in one transaction with other writes: all of it happens, or nothing.
+    ///
+    /// # Errors
+    /// Also where a precondition of `others` does not hold: that is the caller's to decide anew.
+    pub async fn append_with(
+        &self,
+        new: Vec<NewEvent>,
+        at: OffsetDateTime,
+        others: Vec<Write>,
+    ) -> Result<Vec<Event>, StoreError> {
+        let head_key = HEADS.key(&self.owner, HEAD_KEY);
+        let mut events: Vec<Event> = new.into_iter().map(|new| Event::unnumbered(new, at)).collect();
         for _ in 0..ATTEMPTS_MAX {
             let before = HEADS.get(&*self.store, &self.owner, HEAD_KEY).await?;
             let mut head = before.as_ref().map_or(Head { oldest: 1, next: 1 }, |before| before.value);
-            event.seq = head.next;
-            head.next += 1;
-            let put = EVENTS.put(&self.owner, &key(event.seq), Precondition::Absent, &event)?;
-            let mut transaction = Transaction::new().with(put);
+            let mut transaction = others.iter().cloned().fold(Transaction::new(), Transaction::with);
+            for event in &mut events {
+                event.seq = head.next;
+                head.next += 1;
+                transaction =
+                    transaction.with(EVENTS.put(&self.owner, &key(event.seq), Precondition::Absent, event)?);
+            }
             let surplus = (head.next - head.oldest).saturating_sub(self.keep).min(CLEARED_PER_APPEND);
             for _ in 0..surplus {
                 let delete = EVENTS.delete(&self.owner, &key(head.oldest), Precondition::Any);
@@ -98,12 +121,13 @@ impl Events {
             let unchanged = before.as_ref().map_or(Precondition::Absent, Versioned::unchanged);
             let transaction = transaction.with(HEADS.put(&self.owner, HEAD_KEY, unchanged, &head)?);
             match self.store.commit(transaction).await {
-                Ok(_) => return Ok(event),
-                Err(StoreError::Conflict(key)) => conflict = Some(key),
+                Ok(_) => return Ok(events),
+                // Somebody else appended.
+                Err(StoreError::Conflict(key)) if key == head_key || key.collection == EVENTS.name() => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(StoreError::Conflict(conflict.unwrap_or_else(|| HEADS.key(&self.owner, HEAD_KEY))))
+        Err(StoreError::Conflict(head_key))
     }
 
     /// Up to `limit` events with numbers above `after`, oldest first.
@@ -152,6 +176,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_and_what_belongs_to_them_are_written_together_or_not_at_all() {
+        const NOTES: Collection<String> = Collection::new("notes");
+        let events = events(100);
+        let note = NOTES.put(&events.owner, "n", Precondition::Absent, &"x".to_owned()).unwrap();
+        let two = || vec![new("a"), new("b")];
+        events.append_with(two(), OffsetDateTime::UNIX_EPOCH, vec![note.clone()]).await.unwrap();
+        let again = events.append_with(two(), OffsetDateTime::UNIX_EPOCH, vec![note]).await;
+        assert!(matches!(again, Err(StoreError::Conflict(key)) if key.collection == "notes"));
+        assert_eq!(seqs(&events.list(0, 100).await.unwrap()), [1, 2]);
+    }
+
+    #[tokio::test]
     async fn the_oldest_make_room_for_the_new() {
         let events = events(3);
         for n in 0..5 {
@@ -192,9 +228,11 @@ mod tests {
     }
 
     async fn say(events: &Events, text: &str) -> Event {
-        let new =
-            NewEvent { code: "test", severity: Severity::Info, text: text.into(), sender: "gateway".into() };
-        events.append(new, OffsetDateTime::UNIX_EPOCH).await.unwrap()
+        events.append(new(text), OffsetDateTime::UNIX_EPOCH).await.unwrap()
+    }
+
+    fn new(text: &str) -> NewEvent {
+        NewEvent { code: "test", severity: Severity::Info, text: text.into(), sender: "gateway".into() }
     }
 
     fn seqs(events: &[Event]) -> Vec<u64> {

@@ -38,6 +38,11 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         Self { name, record: PhantomData }
     }
 
+    /// As its keys name it.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Where the record `key` of `owner` is.
     pub fn key(&self, owner: &Owner, key: &str) -> Key {
         Key { owner: owner.clone(), collection: self.name, key: key.into() }
