@@ -83,6 +83,20 @@ impl Kind {
         }
     }
 
+    /// A headline.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Down => "Secure Gateway down",
+            Self::Up => "Secure Gateway up again",
+            Self::Failover => "Secure Gateway failed over",
+            Self::ToleranceLost => "One more loss and the Secure Gateway is down",
+            Self::CertificateExpiring => "Certificate expiring",
+            Self::CandidateSilent => "Candidate silent",
+            Self::DestinationUnreachable => "Destination unreachable",
+            Self::DeliveriesFailing => "Alerts are not delivered",
+        }
+    }
+
     /// `critical`, `warning` or `info`: words that PagerDuty, Alertmanager and people share.
     pub fn severity(self) -> &'static str {
         match self {
