@@ -271,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_witness_under_a_new_node_takes_the_place_of_the_old_one_in_one_change() {
+        let anew = |candidates: &[u64]| Wanted { witness: NodeId(W + 1), ..wanted(candidates) };
+        let add = Step::Add(BTreeMap::from([(NodeId(W + 1), Site::Witness)]));
+        let mut two = view(1, &[1, 2, W], &[1, 2]);
+        let vote = Step::Vote(ids(&[1, 2, W + 1]));
+        assert_eq!(steps(&mut two, &anew(&[1, 2])), [add.clone(), vote, Step::Remove(ids(&[W]))]);
+        let mut one = view(1, &[1], &[1]);
+        assert_eq!(steps(&mut one, &anew(&[1])), [add, Step::Remove(ids(&[W]))]);
+    }
+
+    #[test]
     fn a_changed_address_is_refreshed_without_touching_votes() {
         let view = view(1, &[1, 2, W], &[1, 2]);
         let mut wanted = wanted(&[1, 2]);

@@ -17,7 +17,7 @@ use std::{
 };
 
 use durable::{Durable, Guard, GuardError};
-use proto::hello::Seat;
+use proto::{NodeId, hello::Seat};
 
 use crate::{
     log::Log,
@@ -116,6 +116,27 @@ impl GroupStorage {
         db.sync().await.map_err(io)
     }
 
+    /// Gives these records up, after an error that needs a new seat. Whoever sits down next needs a
+    /// higher node than the one returned, the highest the guard knows of. A guard that cannot be read
+    /// is kept beside its place. Blocks on the disk.
+    pub fn give_up(&self) -> Result<Option<NodeId>, StorageError> {
+        let Place::Disk { guard, .. } = &self.place else { return Ok(None) };
+        // Without a guard there are no records either: both are refused until a new seat is taken.
+        if !Guard::<Mark>::exists(guard) {
+            return Ok(None);
+        }
+        match Guard::<Mark>::open(guard) {
+            Ok((_, mark)) => Ok(mark.map(|mark| mark.seat.node)),
+            Err(GuardError::Damaged { path }) => {
+                let mut aside = path.clone().into_os_string();
+                aside.push(".damaged");
+                std::fs::rename(&path, aside).map_err(|source| GuardError::Io { path, source })?;
+                Ok(None)
+            }
+            Err(error @ GuardError::Io { .. }) => Err(error.into()),
+        }
+    }
+
     /// Opens the records of `seat` and compares them with the guard. Blocks on the disk.
     pub(crate) fn open(&self, seat: Seat) -> Result<Opened, StorageError> {
         let io = |source| StorageError::Io { seat, source };
@@ -199,8 +220,6 @@ fn remove_trees(db: &Durable, unwanted: impl Fn(&str) -> bool) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
-    use proto::NodeId;
-
     use openraft::testing::log::{StoreBuilder, Suite};
     use tempfile::TempDir;
 
@@ -259,6 +278,26 @@ mod tests {
         assert!(check(&guard, &Mark { vote: None, last_log_id: None, ..mark(8, 1, 1) }).is_ok());
         assert!(check(&guard, &mark(6, 9, 99)).is_err());
         assert!(check(&Mark { left: true, ..guard }, &mark(7, 3, 10)).is_err());
+    }
+
+    #[test]
+    fn records_that_were_given_up_make_room_for_a_higher_node_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("guard");
+        let storage = GroupStorage::own(Durable::open(dir.path().join("db")).unwrap(), &path);
+        let open = |node| storage.open(Seat { group: 1, node: NodeId(node) }).map(drop);
+        Guard::<Mark>::open(&path).unwrap().0.write(&mark(7, 3, 10)).unwrap();
+        assert!(open(7).unwrap_err().needs_new_seat());
+
+        assert_eq!(storage.give_up().unwrap(), Some(NodeId(7)));
+        assert!(open(6).is_err() && open(7).is_err());
+        open(8).unwrap();
+
+        std::fs::write(&path, [7; 100]).unwrap();
+        assert!(open(8).unwrap_err().needs_new_seat());
+        assert_eq!(storage.give_up().unwrap(), None);
+        assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), [7; 100]);
+        open(9).unwrap();
     }
 
     fn mark(node: u64, term: u64, index: u64) -> Mark {

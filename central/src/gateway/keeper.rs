@@ -17,6 +17,7 @@ mod act;
 mod admit;
 mod command;
 mod members;
+mod own_member;
 mod show;
 
 use std::{
@@ -60,9 +61,6 @@ const DRAIN_LOOK: Duration = Duration::from_millis(250);
 const PING_LIMIT: Duration = Duration::from_secs(1);
 /// How often a tunnel is looked at that was admitted and has not begun.
 const ATTACH_LOOK: Duration = Duration::from_millis(10);
-/// How soon a witness that could not run is started again.
-const WITNESS_RETRY: Duration = Duration::from_secs(10);
-
 /// Something the keeper must know.
 pub enum Event {
     /// An agent's control websocket was admitted.
@@ -145,6 +143,8 @@ pub struct Keeper {
     claim_seen: Option<Epoch>,
     /// When a witness that does not run is started again.
     witness_at: Option<Instant>,
+    /// A witness under a new node id that the group has not taken in yet.
+    joining: Option<own_member::Joining>,
     /// Where peers last said they can be reached; an agent that is away keeps its addresses.
     addrs: BTreeMap<AgentId, Vec<String>>,
 
@@ -196,6 +196,7 @@ impl Keeper {
             dissolve_at: None,
             claim_seen: None,
             witness_at: None,
+            joining: None,
             addrs: BTreeMap::new(),
             fence: None,
             session: None,
@@ -374,12 +375,7 @@ impl Keeper {
             self.claim_seen = Some(claim.epoch);
             self.processor.handle_claim(claim.node);
         }
-        let running = witness.group.leadership().borrow().running;
-        if !running {
-            self.environment.set_witness(None);
-            self.witness_at = Some(Instant::now() + WITNESS_RETRY);
-            self.note("witness_stopped", "Central's own member of the gateway group has stopped; the active cannot change until it runs again".into());
-        }
+        self.witness_changed(&witness);
     }
 
     async fn read_servers(&mut self) -> Result<(), StoreError> {
@@ -410,9 +406,7 @@ impl Keeper {
             }
         }
         self.finish_leaving();
-        if self.witness_at.is_some_and(|at| at <= now) {
-            self.start_witness().await;
-        }
+        self.look_after_witness(now).await;
     }
 
     /// The predecessor is done, or its time is: it may not come back.
@@ -432,8 +426,10 @@ impl Keeper {
         };
         let waiting = self.draining.is_some() || self.dissolve_at.is_some() || !self.leaving.is_empty();
         let look = waiting.then(|| Instant::now() + DRAIN_LOOK);
-        [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look, self.witness_at]
+        let witness = [self.witness_at, self.joining.as_ref().and_then(own_member::Joining::tell_at)];
+        [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look]
             .into_iter()
+            .chain(witness)
             .flatten()
             .min()
     }

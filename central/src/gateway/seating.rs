@@ -271,7 +271,7 @@ mod tests {
     /// A group in which agent `n` sits on node `n`.
     fn seated<const N: usize>(agents: [u8; N]) -> GroupRecord {
         let seats = agents.map(|n| Seated { agent: agent(n), node: NodeId(n.into()) }).to_vec();
-        let group = Group { witness: NodeId(99), founder: agent(agents[0]), seats };
+        let group = Group { witness: NodeId(99), witness_before: None, founder: agent(agents[0]), seats };
         GroupRecord { generation: 1, last_node: 99, roster_revision: 1, group: Some(group) }
     }
 

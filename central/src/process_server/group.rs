@@ -40,6 +40,9 @@ pub struct GroupRecord {
 pub struct Group {
     /// Central's own member.
     pub witness: NodeId,
+    /// The node it sat on before its records were lost; nobody sits there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness_before: Option<NodeId>,
     pub founder: AgentId,
     pub seats: Vec<Seated>,
 }
@@ -64,6 +67,11 @@ impl GroupRecord {
         Some(seated.agent)
     }
 
+    /// Whether central's member sits on another node than when the group was founded.
+    pub fn witness_was_renewed(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.witness_before.is_some())
+    }
+
     /// The record with a group founded by `founder`.
     fn founded_by(&self, founder: AgentId) -> Self {
         let mut next = self.clone();
@@ -71,7 +79,8 @@ impl GroupRecord {
         let node = next.new_node();
         next.generation += 1;
         next.roster_revision += 1;
-        next.group = Some(Group { witness, founder, seats: vec![Seated { agent: founder, node }] });
+        let seats = vec![Seated { agent: founder, node }];
+        next.group = Some(Group { witness, witness_before: None, founder, seats });
         next
     }
 
@@ -142,6 +151,26 @@ impl Groups {
     /// Asking twice for the same loss gives the same seat.
     pub async fn reseat(&self, agent: AgentId, lost: Seat) -> Result<(Seat, GroupRecord), GroupError> {
         self.seat_anew(agent, |held| held != lost).await
+    }
+
+    /// A new node for central's own member, which no longer holds the state of `lost`; above every node
+    /// up to `above` that is known to have been used. Asking twice for the same loss changes nothing.
+    pub async fn renew_witness(&self, lost: Seat, above: Option<NodeId>) -> Result<GroupRecord, StoreError> {
+        self.change(|before| {
+            let mut next = before.clone();
+            let held = next.group.as_ref().map(|group| Seat { group: next.generation, node: group.witness });
+            if held != Some(lost) {
+                return Ok::<_, StoreError>(None);
+            }
+            next.last_node = next.last_node.max(above.map_or(0, |node| node.0));
+            let node = next.new_node();
+            if let Some(group) = &mut next.group {
+                group.witness_before = Some(std::mem::replace(&mut group.witness, node));
+            }
+            next.roster_revision += 1;
+            Ok(Some(next))
+        })
+        .await
     }
 
     /// Takes the seat away. Returns the record afterwards.
@@ -277,6 +306,36 @@ mod tests {
         assert!(anew.node > lost.node);
         assert_eq!(record.agent_on(lost.node), None);
         assert_eq!(groups.reseat(agent(2), lost).await.unwrap().0, anew);
+    }
+
+    #[tokio::test]
+    async fn a_witness_that_lost_its_records_gets_a_node_id_nobody_ever_had() {
+        let groups = groups();
+        groups.found(agent(1), 0).await.unwrap();
+        let before = groups.seat(agent(2)).await.unwrap().1;
+        let lost = Seat { group: 1, node: NodeId(1) };
+        let after = groups.renew_witness(lost, None).await.unwrap();
+        let group = after.group.as_ref().unwrap();
+        assert_eq!((group.witness, group.witness_before), (NodeId(4), Some(NodeId(1))));
+        assert!(after.roster_revision > before.roster_revision && after.witness_was_renewed());
+        assert_eq!(group.seats, before.group.unwrap().seats);
+        assert_eq!(groups.renew_witness(lost, None).await.unwrap(), after, "the same loss");
+
+        // Its guard may know of a later node than a store that was put back.
+        let lost = Seat { group: 1, node: NodeId(4) };
+        let again = groups.renew_witness(lost, Some(NodeId(9))).await.unwrap();
+        assert_eq!(again.group.unwrap().witness, NodeId(10));
+        let (next, _) = groups.seat(agent(3)).await.unwrap();
+        assert_eq!(next.node, NodeId(11));
+    }
+
+    #[tokio::test]
+    async fn the_witness_of_an_older_group_is_not_renewed() {
+        let groups = groups();
+        groups.found(agent(1), 0).await.unwrap();
+        let anew = groups.found(agent(2), 1).await.unwrap();
+        let record = groups.renew_witness(Seat { group: 1, node: NodeId(1) }, None).await.unwrap();
+        assert_eq!(anew, Founding::Won(record));
     }
 
     #[tokio::test]

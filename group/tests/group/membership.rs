@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::{GENERATION, WITNESS, World, boot, peer, roster};
+use crate::world::{GENERATION, NEXT_WITNESS, WITNESS, World, boot, peer, roster};
 use group::{ClaimError, ReconcileError, Reconciled};
 use proto::{Fingerprint, NodeId};
 use tokio::time::sleep;
@@ -39,6 +39,42 @@ async fn the_witness_votes_while_the_candidates_are_even() {
     assert_eq!(world.voters(1), [1, 2, WITNESS]);
     assert!(!world.group(1).members().borrow().peers.contains_key(&NodeId(3)));
     assert_eq!(world.group(1).members().borrow().peers[&NodeId(2)], peer(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_witness_that_lost_its_records_comes_back_on_a_new_node_and_can_elect_again() {
+    let mut world = World::founded(2).await;
+    let first = world.claim(1).await;
+    world.kill(WITNESS).await;
+    world.witness = NEXT_WITNESS;
+    world.start(NEXT_WITNESS).await;
+    world.settle(&[1, 2]).await;
+    assert_eq!(world.voters(1), [1, 2, NEXT_WITNESS]);
+    assert!(world.group(1).members().borrow().learners.is_empty(), "the old node is gone for good");
+    // It knows what was claimed before it came, which central's fence relies on.
+    assert!(world.group(NEXT_WITNESS).has_applied(first.claim, Duration::from_secs(5)).await);
+    assert_eq!(world.group(NEXT_WITNESS).claim_at(first.claim).unwrap().node, NodeId(1));
+
+    world.kill(1).await;
+    world.until_led_by(2).await;
+    assert!(world.claim(2).await > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_candidate_alive_a_new_witness_is_not_taken_in_and_nobody_leads_until_the_other_is_back() {
+    let mut world = World::founded(2).await;
+    world.claim(1).await;
+    world.kill(2).await;
+    world.kill(WITNESS).await;
+    world.witness = NEXT_WITNESS;
+    world.start(NEXT_WITNESS).await;
+    world.until("node 1 stops leading", || world.leader().is_none()).await;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!((world.leader(), world.voters(NEXT_WITNESS)), (None, vec![]));
+    world.start(2).await;
+    world.settle(&[1, 2]).await;
+    let leader = world.until_led_by_agent().await;
+    assert_eq!(world.voters(leader), [1, 2, NEXT_WITNESS]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,6 +24,8 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) const WITNESS: u64 = 100;
+/// Where central's member sits after it lost its records.
+pub(crate) const NEXT_WITNESS: u64 = 101;
 pub(crate) const GENERATION: u64 = 3;
 
 /// How long any state is waited for before the test gives up.
@@ -31,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
     pub(crate) hub: Arc<Hub>,
+    /// Whom central's roster names as its own.
+    pub(crate) witness: u64,
     storages: BTreeMap<u64, GroupStorage>,
     groups: BTreeMap<u64, Group>,
     disk: Option<PathBuf>,
@@ -58,7 +62,7 @@ impl Transport for Link {
         body: Box<RawValue>,
         ttl: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        assert_eq!(peer.is_none(), to.0 == WITNESS, "the witness alone has no peer entry");
+        assert_eq!(peer.is_none(), to.0 >= WITNESS, "the witness alone has no peer entry");
         self.hub.passes(self.from, to, ttl).await?;
         let group = self.hub.served.lock().unwrap().get(&to).cloned();
         let group = group.ok_or_else(|| CallError::Unreachable(format!("node {to} is not there")))?;
@@ -91,8 +95,13 @@ impl World {
     }
 
     async fn settled_in(agents: u64, disk: Option<PathBuf>) -> Self {
-        let mut world =
-            Self { hub: Arc::default(), storages: BTreeMap::new(), groups: BTreeMap::new(), disk };
+        let mut world = Self {
+            hub: Arc::default(),
+            witness: WITNESS,
+            storages: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            disk,
+        };
         for node in (1..=agents).chain([WITNESS]) {
             world.start(node).await;
         }
@@ -115,7 +124,7 @@ impl World {
         }
         let config = GroupConfig {
             seat: Seat { group: GENERATION, node: NodeId(node) },
-            member: if node == WITNESS { Member::Witness } else { Member::Agent },
+            member: if node >= WITNESS { Member::Witness } else { Member::Agent },
             timings: Timings::default(),
         };
         let link = Link { hub: self.hub.clone(), from: NodeId(node) };
@@ -140,7 +149,7 @@ impl World {
     /// Nothing arrives any more, in either direction; nobody is told.
     pub(crate) fn isolate(&self, node: u64) {
         let mut cut = self.hub.cut.lock().unwrap();
-        for other in (1..10).chain([WITNESS]) {
+        for other in (1..10).chain([WITNESS, NEXT_WITNESS]) {
             cut.extend([(node, other), (other, node)]);
         }
     }
@@ -179,7 +188,7 @@ impl World {
     }
 
     pub(crate) async fn until_led_by_agent(&self) -> u64 {
-        self.until("an agent leads", || self.leader().is_some_and(|leader| leader != WITNESS)).await;
+        self.until("an agent leads", || self.leader().is_some_and(|leader| leader < WITNESS)).await;
         self.leader().unwrap()
     }
 
@@ -217,7 +226,8 @@ impl World {
         leader: u64,
         candidates: &[u64],
     ) -> Result<Reconciled, group::ReconcileError> {
-        self.group(leader).reconcile(&roster(candidates), &|_| true).await
+        let roster = Roster { witness: NodeId(self.witness), ..roster(candidates) };
+        self.group(leader).reconcile(&roster, &|_| true).await
     }
 
     /// Claims at `node` as soon as the group lets it.

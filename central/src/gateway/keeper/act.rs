@@ -1,6 +1,6 @@
 //! Carrying out: seats, rosters, orders, reports. Each idempotent; the keeper asks again.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use alerting::{Context, Incident, IncidentId};
 use proto::{
@@ -10,7 +10,7 @@ use proto::{
 };
 use time::OffsetDateTime;
 
-use super::{Keeper, Leaving, WITNESS_RETRY};
+use super::{Keeper, Leaving};
 use crate::{
     gateway::{
         proxy_processor::{GaveUp, Verdict},
@@ -265,28 +265,6 @@ impl Keeper {
         for agent in group.seats.iter().map(|seated| seated.agent).chain(leaving) {
             if let Some(link) = self.environment.registry.link(agent) {
                 link.tell(CentralMessage::Roster(roster.clone()));
-            }
-        }
-    }
-
-    /// Starts central's own member of the recorded group, in place of any older one.
-    pub(super) async fn start_witness(&mut self) {
-        if let Some(old) = self.environment.set_witness(None) {
-            old.group.clone().shutdown().await;
-        }
-        self.witness_at = None;
-        let Some(group) = &self.record.group else { return };
-        let seat = Seat { group: self.record.generation, node: group.witness };
-        let storage = group::GroupStorage::shared(
-            self.rooms.disk.clone(),
-            self.environment.name.as_str(),
-            self.settings.guards.join(format!("{}.guard", self.environment.name)),
-        );
-        match Witness::start(&self.environment, seat, storage, self.settings.timings).await {
-            Ok(witness) => drop(self.environment.set_witness(Some(Arc::new(witness)))),
-            Err(error) => {
-                tracing::error!(environment = %self.environment.name, %error, "The witness could not start; the active cannot change until it can");
-                self.witness_at = Some(Instant::now() + WITNESS_RETRY);
             }
         }
     }
