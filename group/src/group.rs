@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use openraft::{
-    Config, SnapshotPolicy,
-    async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, InitializeError, RaftError},
-};
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use proto::{BootId, Epoch, NodeId, hello::Seat};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,40 +20,32 @@ use tokio::{
 };
 
 use crate::{
+    conductor::{self, Measured},
+    core::{self, Core},
     error::{ClaimError, GroupError, StartError},
     hint::{Following, Hint},
     members::{Member, Members, Peer, Site},
-    network::{self, Network, ServeError, Transport},
-    standing::{self, Leadership, Publishers},
+    network::{self, ServeError, Transport},
+    standing::{Leadership, Publishers},
     state::{Applied, Claim},
-    storage::{GroupStorage, Opened},
+    storage::GroupStorage,
     take_lead::Candidacy,
     timings::Timings,
     types::{Command, Metrics, Outcome, Raft},
-    witness,
 };
 
-/// How long a claim is tried for.
+/// How long a claim is tried for, where the group's paths do not ask for more.
 const CLAIM_LIMIT: Duration = Duration::from_secs(2);
 
 /// Pause between tries, where the group refuses for the moment.
 pub(crate) const RETRY: Duration = Duration::from_millis(20);
-
-/// A snapshot for every so many entries: the log stays in the tens of kilobytes.
-const SNAPSHOT_EVERY: u64 = 500;
-
-/// Entries kept behind a snapshot, so that a briefly absent node needs no snapshot.
-const KEPT_BEHIND_SNAPSHOT: u64 = 200;
-
-/// Entries sent at once: with our small ones far below a control message.
-const ENTRIES_PER_CALL: u64 = 100;
 
 /// What a node is.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupConfig {
     pub seat: Seat,
     pub member: Member,
-    /// The same for all voters of a group.
+    /// The set for a group whose log does not name one yet: the same for all of its nodes.
     pub timings: Timings,
 }
 
@@ -70,20 +58,19 @@ pub struct Group {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     config: GroupConfig,
-    raft: Raft,
-    transport: Arc<dyn Transport>,
+    core: Core,
     applied: Applied,
     leadership: watch::Receiver<Leadership>,
     members: watch::Receiver<Members>,
     led_since: watch::Receiver<Option<Instant>>,
-    /// When a leader was last heard; the witness' watchdog reads it.
+    /// When a leader was last heard.
     heard: watch::Sender<Instant>,
     preferred: watch::Sender<Option<NodeId>>,
     /// A closed-socket hint is being followed; one at a time is enough.
     hinted: Arc<AtomicBool>,
-    // All of them only watch and nudge; Raft stays whole wherever they are cut off.
+    measured: Measured,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -99,49 +86,34 @@ impl Group {
         storage: GroupStorage,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, StartError> {
-        let Opened { log, machine, db } = storage.open(config.seat)?;
-        let applied = machine.applied();
-        let network = Network { me: config.seat.node, transport: transport.clone() };
-        let raft_config = raft_config(&config)?;
-        let raft = Raft::new(config.seat.node.0, Arc::new(raft_config), network, log, machine)
-            .await
-            .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
-
-        // Raft publishes its restored state before it answers: from here on metrics are true.
-        raft.with_raft_state(|_| ()).await.map_err(|fatal| StartError::Raft(fatal.to_string()))?;
-
+        let opened = storage.open(config.seat)?;
+        let applied = opened.records.applied.clone();
         let nothing = Leadership { leader: None, leads: false, running: true };
         let (leadership, leadership_watch) = watch::channel(nothing);
         let (members, members_watch) = watch::channel(Members::default());
         let (led_since, led_since_watch) = watch::channel(None);
         let to = Publishers { leadership, members, led_since };
-        let mut tasks = JoinSet::new();
-        let failed = db.map(|db| db.failed());
-        tasks.spawn(standing::follow(raft.metrics(), failed, config.timings.election_max, to));
+        let heard = watch::Sender::new(Instant::now());
+        let preferred = watch::Sender::new(None);
+        let core =
+            Core::start(config, transport, opened, to, heard.subscribe(), preferred.subscribe()).await?;
         let inner = Inner {
             config,
-            raft,
-            transport,
+            core,
             applied,
             leadership: leadership_watch,
             members: members_watch,
             led_since: led_since_watch,
-            heard: watch::Sender::new(Instant::now()),
-            preferred: watch::Sender::new(None),
+            heard,
+            preferred,
             hinted: Arc::default(),
-            tasks: Mutex::new(tasks),
+            measured: Measured::default(),
+            tasks: Mutex::default(),
         };
         let group = Self { inner: Arc::new(inner) };
-        if config.member == Member::Witness {
-            let watchdog = witness::Watchdog {
-                raft: group.inner.raft.clone(),
-                timings: config.timings,
-                heard: group.inner.heard.subscribe(),
-                preferred: group.inner.preferred.subscribe(),
-                claims: group.claims(),
-            };
-            group.spawn(watchdog.run());
-        }
+        // Weak: the node ends with its last clone, and they with it.
+        group.spawn(conductor::probe(Arc::downgrade(&group.inner)));
+        group.spawn(conductor::keep_pace(Arc::downgrade(&group.inner)));
         Ok(group)
     }
 
@@ -149,7 +121,7 @@ impl Group {
     pub async fn found(&self, me: Peer) -> Result<(), GroupError> {
         let id = self.seat().node.0;
         let first = BTreeMap::from([(id, Site::Agent(me))]);
-        match self.raft().initialize(first).await {
+        match self.inner.core.for_write().await.raft.initialize(first).await {
             Ok(()) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
             Err(RaftError::APIError(InitializeError::NotInMembers(_))) => Err(GroupError::NotMember),
@@ -162,14 +134,17 @@ impl Group {
 
     /// Whether this node has ever been founded or reached by a leader.
     pub async fn is_initialized(&self) -> Result<bool, GroupError> {
-        self.raft().is_initialized().await.map_err(|fatal| GroupError::Stopped(fatal.to_string()))
+        let in_use = self.inner.core.for_write().await;
+        in_use.raft.is_initialized().await.map_err(|fatal| GroupError::Stopped(fatal.to_string()))
     }
 
     /// Answers a call that the transport brought from `from`, whose identity it has proved.
     ///
     /// Dropping the future may leave the call served and unanswered, as a lost answer would.
     pub async fn serve(&self, from: NodeId, body: &RawValue) -> Result<Box<RawValue>, ServeError> {
-        network::serve(self.raft(), from, body, &self.inner.heard).await
+        let worst = self.measured().paths().worst_own(Instant::now());
+        let in_use = self.inner.core.for_call().await;
+        network::serve(&in_use.raft, from, body, &self.inner.heard, worst).await
     }
 
     /// Who leads, and whether this node does, proved by a quorum.
@@ -190,7 +165,7 @@ impl Group {
     /// Claims for this node in `boot`: afterwards it is the group's active, as far as central's
     /// fence admits it.
     ///
-    /// Takes 2 s at most. When the future is dropped, or the claim is [`ClaimError::Unconfirmed`],
+    /// Takes 2 s at most, or the longest election timeout where that is longer. When the future is dropped, or the claim is [`ClaimError::Unconfirmed`],
     /// it may still be committed; [`Group::claims`] shows it then.
     pub async fn claim(&self, boot: BootId) -> Result<Epoch, ClaimError> {
         if self.inner.config.member == Member::Witness {
@@ -198,14 +173,17 @@ impl Group {
         }
         let seat = self.seat();
         let command = Command::Claim { node: seat.node.0, boot };
-        let deadline = Instant::now() + CLAIM_LIMIT;
+        let limit = CLAIM_LIMIT.max(self.timings().election_max);
+        let deadline = Instant::now() + limit;
+        let unconfirmed = |_| ClaimError::Unconfirmed(limit);
+        let in_use = timeout_at(deadline, self.inner.core.for_write()).await.map_err(unconfirmed)?;
         loop {
-            let write = timeout_at(deadline, self.raft().client_write(command.clone())).await;
-            match write.map_err(|_| ClaimError::Unconfirmed(CLAIM_LIMIT))? {
+            let write = timeout_at(deadline, in_use.raft.client_write(command.clone())).await;
+            match write.map_err(unconfirmed)? {
                 Ok(written) => {
                     return match written.data {
                         Outcome::Claimed => Ok(Epoch { group: seat.group, claim: written.log_id.index() }),
-                        Outcome::Refused | Outcome::Nothing => Err(ClaimError::Refused),
+                        Outcome::Refused | Outcome::Nothing | Outcome::Taken => Err(ClaimError::Refused),
                     };
                 }
                 Err(RaftError::Fatal(fatal)) => {
@@ -222,7 +200,7 @@ impl Group {
                     }
                 }
                 // Written by us, then thrown away by a new leader, or perhaps kept by it.
-                Err(RaftError::APIError(_)) => return Err(ClaimError::Unconfirmed(CLAIM_LIMIT)),
+                Err(RaftError::APIError(_)) => return Err(ClaimError::Unconfirmed(limit)),
             }
             sleep(RETRY).await;
         }
@@ -251,7 +229,7 @@ impl Group {
             return;
         }
         let hint = Hint {
-            raft: self.raft().clone(),
+            raft: self.raft(),
             member: self.inner.config.member,
             timings: self.timings(),
             heard: self.inner.heard.subscribe(),
@@ -267,9 +245,9 @@ impl Group {
     /// reach a quorum, disturbs nobody.
     pub fn take_lead(&self) {
         let candidacy = Candidacy {
-            raft: self.raft().clone(),
+            raft: self.raft(),
             me: self.seat().node,
-            transport: self.inner.transport.clone(),
+            transport: self.transport().clone(),
             answer_limit: self.timings().election_min,
         };
         self.spawn(candidacy.stand());
@@ -277,7 +255,7 @@ impl Group {
 
     /// `node` can be reached again: call it now and not after the back-off.
     pub fn peer_back(&self, node: NodeId) {
-        let raft = self.raft().clone();
+        let raft = self.raft();
         self.spawn(async move {
             let _ = raft.trigger().reset_backoff([node.0]).await;
         });
@@ -290,9 +268,7 @@ impl Group {
 
     /// Ends the node. Its storage can be opened again once all clones are gone.
     pub async fn shutdown(self) {
-        if self.raft().shutdown().await.is_err() {
-            tracing::error!(node = %self.seat().node, "Raft panicked while it was shut down");
-        }
+        self.inner.core.shutdown().await;
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
     }
@@ -300,7 +276,11 @@ impl Group {
     /// Raft's inner state, for people.
     pub fn status(&self) -> Status {
         let now = self.metrics();
+        let (timings, worst_round_trip) = self.pace();
         Status {
+            timings,
+            stopgap: timings != self.core().committed_timings(),
+            worst_round_trip,
             seat: self.seat(),
             state: format!("{:?}", now.state).to_lowercase(),
             term: now.current_term,
@@ -321,12 +301,43 @@ impl Group {
         self.inner.config.seat
     }
 
-    pub(crate) fn raft(&self) -> &Raft {
-        &self.inner.raft
+    /// The set this node runs with, and the worst round trip of any member's path as far as it
+    /// knows: what the group's timings are chosen by.
+    pub fn pace(&self) -> (Timings, Option<Duration>) {
+        (self.timings(), self.measured().paths().worst(Instant::now()))
+    }
+
+    pub(crate) fn of(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    pub(crate) fn measured(&self) -> &Measured {
+        &self.inner.measured
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        self.inner.core.transport()
+    }
+
+    /// The present core; it may be exchanged for another one at any time.
+    pub(crate) fn raft(&self) -> Raft {
+        self.inner.core.raft()
     }
 
     pub(crate) fn timings(&self) -> Timings {
-        self.inner.config.timings
+        self.inner.core.timings()
+    }
+
+    pub(crate) fn member(&self) -> Member {
+        self.inner.config.member
+    }
+
+    pub(crate) fn heard_at(&self) -> Instant {
+        *self.inner.heard.borrow()
     }
 
     pub(crate) fn led_since(&self) -> Option<Instant> {
@@ -335,7 +346,7 @@ impl Group {
 
     /// A copy: a watch guard held across an await would stop Raft itself.
     pub(crate) fn metrics(&self) -> Metrics {
-        self.raft().metrics().borrow_watched().clone()
+        core::metrics(&self.raft())
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -360,32 +371,12 @@ pub struct Status {
     pub applied: Option<u64>,
     pub snapshot: Option<u64>,
     pub purged: Option<u64>,
+    /// The set in force on this node.
+    pub timings: Timings,
+    /// It was taken without the log, because no leader could prove itself with the log's set.
+    pub stopgap: bool,
+    /// Of any member's path, as far as this node knows.
+    pub worst_round_trip: Option<Duration>,
     /// Why Raft has ended, if it has.
     pub stopped: Option<String>,
-}
-
-fn raft_config(config: &GroupConfig) -> Result<Config, StartError> {
-    let Timings { heartbeat, election_min, election_max } = config.timings;
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let raft = Config {
-        cluster_name: format!("gateway group {}", config.seat.group),
-        heartbeat_interval: millis(heartbeat),
-        election_timeout_min: millis(election_min),
-        election_timeout_max: millis(election_max),
-        // Relayed links need far more than the default of 200 ms.
-        install_snapshot_timeout: millis(heartbeat * 20),
-        max_payload_entries: ENTRIES_PER_CALL,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: KEPT_BEHIND_SNAPSHOT,
-        // Must exceed the snapshot distance, or a snapshot would not end the lag.
-        replication_lag_threshold: SNAPSHOT_EVERY * 4,
-        // The witness' watchdog elects it, later than any candidate would.
-        enable_elect: config.member == Member::Agent,
-        // Off by default; without it an isolated node deposes a healthy leader when it returns.
-        enable_pre_vote: Some(true),
-        // On by default; a restarted leader would lead again without an election.
-        enable_leader_restore: Some(false),
-        ..Config::default()
-    };
-    raft.validate().map_err(|error| StartError::Timings(error.to_string()))
 }

@@ -15,6 +15,8 @@
 //! A leader is not yet active: active is the node of the newest applied [`Claim`], and only while
 //! central's fence has admitted its epoch.
 
+mod conductor;
+mod core;
 #[cfg(test)]
 mod crashes;
 mod error;
@@ -23,6 +25,8 @@ mod hint;
 mod log;
 mod members;
 mod network;
+mod pace;
+mod paths;
 mod plan;
 mod reconcile;
 mod shelf;

@@ -84,6 +84,8 @@ enum Call {
         state: State,
     },
     Transfer(TransferLeaderRequest<TypeConfig>),
+    /// "Are you there?" Measures the path, and moves nothing.
+    Ping,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,6 +95,10 @@ enum Answer {
     Vote(VoteResponse<TypeConfig>),
     Snapshot(SnapshotResponse<TypeConfig>),
     Transfer(TransferLeaderResponse<TypeConfig>),
+    /// The worst path of the answering node's own, where it knows any.
+    Pong {
+        worst_ms: Option<u64>,
+    },
 }
 
 impl Answer {
@@ -101,36 +107,39 @@ impl Answer {
         match self {
             Self::Append(answer) => !matches!(answer, AppendEntriesResponse::HigherVote(_)),
             Self::Snapshot(_) => true,
-            Self::Vote(_) | Self::Transfer(_) => false,
+            Self::Vote(_) | Self::Transfer(_) | Self::Pong { .. } => false,
         }
     }
 }
 
 impl Call {
-    /// The node in whose name the call speaks.
-    fn speaker(&self) -> u64 {
-        match self {
+    /// The node in whose name the call speaks, if it speaks in anybody's.
+    fn speaker(&self) -> Option<u64> {
+        let speaker = match self {
             Self::Append(call) => call.vote.leader_id().voted_for,
             Self::Vote(call) | Self::PreVote(call) | Self::Muster(call) => call.vote.leader_id().voted_for,
             Self::Snapshot { vote, .. } => vote.leader_id().voted_for,
             Self::Transfer(call) => call.from_leader().leader_id().voted_for,
-        }
+            Self::Ping => return None,
+        };
+        Some(speaker)
     }
 }
 
 /// Answers one call of `from`, whose identity the transport has proved.
 ///
-/// `heard` learns when the caller spoke as a leader that this node follows.
+/// `heard` learns when the caller spoke as a leader that this node follows; `worst` is what this
+/// node knows of its own paths.
 pub(crate) async fn serve(
     raft: &Raft,
     from: NodeId,
     body: &RawValue,
     heard: &watch::Sender<Instant>,
+    worst: Option<Duration>,
 ) -> Result<Box<RawValue>, ServeError> {
     let call: Call =
         serde_json::from_str(body.get()).map_err(|source| ServeError::Malformed { from, source })?;
-    let claims = NodeId(call.speaker());
-    if claims != from {
+    if let Some(claims) = call.speaker().map(NodeId).filter(|claims| *claims != from) {
         return Err(ServeError::Impostor { from, claims });
     }
     // All of these fail only when Raft itself has stopped.
@@ -144,6 +153,7 @@ pub(crate) async fn serve(
             raft.install_full_snapshot(vote, snapshot).await.map(Answer::Snapshot).ok()
         }
         Call::Transfer(call) => raft.handle_transfer_leader(call).await.map(Answer::Transfer).ok(),
+        Call::Ping => Some(Answer::Pong { worst_ms: worst.map(whole_ms) }),
     };
     let answer = answer.ok_or(ServeError::Stopped)?;
     if answer.follows() {
@@ -215,6 +225,26 @@ pub(crate) async fn muster(
     matches!(answer, Ok(Answer::Vote(VoteResponse { vote_granted: true, .. })))
 }
 
+/// Whether a member answers within `limit`, and then the worst path it has itself.
+pub(crate) async fn ping(
+    transport: &dyn Transport,
+    to: NodeId,
+    peer: Option<&Peer>,
+    limit: Duration,
+) -> Option<Option<Duration>> {
+    let body = serde_json::value::to_raw_value(&Call::Ping).ok()?;
+    let answer = tokio::time::timeout(limit, transport.call(to, peer, body, limit)).await.ok()?.ok()?;
+    match serde_json::from_str(answer.get()).ok()? {
+        Answer::Pong { worst_ms } => Some(worst_ms.map(Duration::from_millis)),
+        Answer::Append(_) | Answer::Vote(_) | Answer::Snapshot(_) | Answer::Transfer(_) => None,
+    }
+}
+
+/// Rounded up: a path is never shown faster than it is.
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
 /// The other end answered another question than the one it was asked.
 fn confused() -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::from_string("the answer does not belong to the call"))
@@ -230,7 +260,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.call(RPCTypes::AppendEntries, &Call::Append(rpc), option.soft_ttl()).await? {
             Answer::Append(answer) => Ok(answer),
-            Answer::Vote(_) | Answer::Snapshot(_) | Answer::Transfer(_) => Err(confused()),
+            _ => Err(confused()),
         }
     }
 
@@ -241,7 +271,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.call(RPCTypes::Vote, &Call::Vote(rpc), option.soft_ttl()).await? {
             Answer::Vote(answer) => Ok(answer),
-            Answer::Append(_) | Answer::Snapshot(_) | Answer::Transfer(_) => Err(confused()),
+            _ => Err(confused()),
         }
     }
 
@@ -253,7 +283,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.call(RPCTypes::Vote, &Call::PreVote(rpc), option.soft_ttl()).await? {
             Answer::Vote(answer) => Ok(answer),
-            Answer::Append(_) | Answer::Snapshot(_) | Answer::Transfer(_) => Err(confused()),
+            _ => Err(confused()),
         }
     }
 
@@ -269,7 +299,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = self.call(RPCTypes::InstallSnapshot, &call, option.soft_ttl()) => match answer? {
                 Answer::Snapshot(answer) => Ok(answer),
-                Answer::Append(_) | Answer::Vote(_) | Answer::Transfer(_) => Err(confused().into()),
+                _ => Err(confused().into()),
             }
         }
     }
@@ -281,7 +311,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.call(RPCTypes::TransferLeader, &Call::Transfer(rpc), option.soft_ttl()).await? {
             Answer::Transfer(answer) => Ok(answer),
-            Answer::Append(_) | Answer::Vote(_) | Answer::Snapshot(_) => Err(confused()),
+            _ => Err(confused()),
         }
     }
 }

@@ -84,12 +84,13 @@ impl Group {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Site>, seen: &Metrics) -> Result<(), ReconcileError> {
+        let in_use = self.core().for_write().await;
         // Whoever changed the membership since decided on another view than ours.
         let unchanged = Precondition::<TypeConfig>::LastMembershipLogId {
             last_membership_log_id: *seen.membership_config.log_id(),
         };
         // `retain`: who loses its vote, the witness above all, stays as a learner.
-        let change = self.raft().change_membership_if(change, true, [unchanged]);
+        let change = in_use.raft.change_membership_if(change, true, [unchanged]);
         match timeout(CHANGE_LIMIT, change).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::Fatal(fatal))) => Err(GroupError::Stopped(fatal.to_string()).into()),

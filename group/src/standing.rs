@@ -3,7 +3,7 @@
 //! openraft's leader that lost its quorum stays `Leader` for ever. It leads here only while a
 //! quorum acknowledged it within the longest election timeout: after that another may lead.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use durable::Failure;
 use openraft::{
@@ -39,19 +39,46 @@ pub(crate) struct Publishers {
     pub(crate) led_since: watch::Sender<Option<Instant>>,
 }
 
+/// A lead that outlives its core: what a quorum acknowledged in this term before the exchange.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inherited {
+    pub(crate) term: u64,
+    pub(crate) acked: Instant,
+}
+
+impl Inherited {
+    /// What a leader hands to the core that takes its place.
+    pub(crate) fn from(metrics: &Metrics) -> Option<Self> {
+        Some(Self { term: metrics.current_term, acked: quorum_acked(metrics)? })
+    }
+
+    fn still_mine(&self, metrics: &Metrics) -> bool {
+        metrics.state == ServerState::Leader && metrics.current_term == self.term
+    }
+}
+
 /// Publishes until Raft ends. Dropping it only stops publishing.
 pub(crate) async fn follow(
     mut metrics: WatchReceiverOf<TypeConfig, Metrics>,
     mut failed: Option<watch::Receiver<Option<Failure>>>,
     election_max: Duration,
-    to: Publishers,
+    to: Arc<Publishers>,
+    inherited: Option<Inherited>,
 ) {
+    // A new core has no answers yet: to it, everybody has been silent for as long as it leads.
+    to.led_since.send_if_modified(|since| {
+        since.as_mut().is_some_and(|since| {
+            *since = Instant::now();
+            true
+        })
+    });
     loop {
         // Cloned: a watch guard held across an await would stop Raft itself.
         let now = metrics.borrow_watched().clone();
         let storage_failed = failed.as_ref().is_some_and(|failed| failed.borrow().is_some());
         let running = now.running_state.is_ok() && !storage_failed;
-        let acked = quorum_acked(&now);
+        let before = inherited.filter(|before| before.still_mine(&now)).map(|before| before.acked);
+        let acked = quorum_acked(&now).max(before);
         let lease_end = acked.map(|acked| acked + election_max);
         let leads = running && lease_end.is_some_and(|end| Instant::now() < end);
         let leader = now.current_leader.map(NodeId);

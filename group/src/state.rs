@@ -1,4 +1,4 @@
-//! What the log comes to: the newest claims, and the membership.
+//! What the log comes to: the newest claims, the membership, the timings.
 //!
 //! The state lives in memory. It is rebuilt from the durable snapshot and the committed entries
 //! after it; a claim is therefore never lost, only seen again a moment later.
@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use crate::{
     members::Site,
     shelf::Shelf,
-    types::{Command, CommittedLeader, Id, Meta, Outcome, StoredNodes, TypeConfig},
+    timings::Timings,
+    types::{Command, CommittedLeader, Id, Meta, Outcome, Payload, StoredNodes, TypeConfig},
 };
 
 /// How many claims are remembered: central asks for the newest, or for one just superseded.
@@ -44,9 +45,36 @@ pub(crate) struct State {
     membership: StoredNodes,
     /// Oldest first.
     claims: VecDeque<Claim>,
+    /// None where the log never said: the group runs with the set that it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timings: Option<Timings>,
 }
 
 impl State {
+    fn apply(&mut self, generation: u64, id: Id, payload: Payload) -> Outcome {
+        // A core that was just exchanged may finish what its successor applies as well.
+        if self.applied.is_some_and(|applied| applied.index() >= id.index()) {
+            return Outcome::Nothing;
+        }
+        let outcome = match payload {
+            EntryPayload::Blank => Outcome::Nothing,
+            EntryPayload::Normal(Command::Claim { node, boot }) => {
+                self.apply_claim(Epoch { group: generation, claim: id.index() }, node, boot)
+            }
+            EntryPayload::Normal(Command::Timings(timings)) if timings.is_sound() => {
+                self.timings = Some(timings);
+                Outcome::Taken
+            }
+            EntryPayload::Normal(Command::Timings(_)) => Outcome::Refused,
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredNodes::new(Some(id), membership);
+                Outcome::Nothing
+            }
+        };
+        self.applied = Some(id);
+        outcome
+    }
+
     fn apply_claim(&mut self, epoch: Epoch, node: u64, boot: BootId) -> Outcome {
         // Judged by the membership at this point of the log, so every node judges alike. The
         // witness carries no traffic, and a node voted out must not come back by an old entry.
@@ -69,18 +97,25 @@ impl State {
 pub(crate) struct Applied {
     state: Arc<Mutex<State>>,
     newest: Arc<watch::Sender<Option<Claim>>>,
+    timings: Arc<watch::Sender<Option<Timings>>>,
     index: Arc<watch::Sender<u64>>,
 }
 
 impl Applied {
     fn new(state: State) -> Self {
-        let newest = watch::Sender::new(state.claims.back().copied());
-        let index = watch::Sender::new(index_of(state.applied));
-        Self { state: Arc::new(Mutex::new(state)), newest: Arc::new(newest), index: Arc::new(index) }
+        let newest = Arc::new(watch::Sender::new(state.claims.back().copied()));
+        let timings = Arc::new(watch::Sender::new(state.timings));
+        let index = Arc::new(watch::Sender::new(index_of(state.applied)));
+        Self { state: Arc::new(Mutex::new(state)), newest, timings, index }
     }
 
     pub(crate) fn newest(&self) -> watch::Receiver<Option<Claim>> {
         self.newest.subscribe()
+    }
+
+    /// The set that the log asks for.
+    pub(crate) fn timings(&self) -> watch::Receiver<Option<Timings>> {
+        self.timings.subscribe()
     }
 
     pub(crate) fn index(&self) -> watch::Receiver<u64> {
@@ -98,11 +133,12 @@ impl Applied {
 
     /// The claim first: whoever sees an index applied finds its claim.
     fn announce(&self) {
-        let (newest, index) = {
+        let (newest, timings, index) = {
             let state = self.lock();
-            (state.claims.back().copied(), index_of(state.applied))
+            (state.claims.back().copied(), state.timings, index_of(state.applied))
         };
         self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        self.timings.send_if_modified(|known| std::mem::replace(known, timings) != timings);
         self.index.send_if_modified(|known| std::mem::replace(known, index) != index);
     }
 
@@ -134,7 +170,12 @@ impl StateMachine {
     pub(crate) fn restore(generation: u64, shelf: Arc<Shelf>) -> io::Result<Self> {
         let stored: Option<Stored> = shelf.read(SNAPSHOT_KEY)?;
         let state = stored.map(|stored| stored.state).unwrap_or_default();
-        Ok(Self { generation, shelf, applied: Applied::new(state) })
+        Ok(Self::over(generation, shelf, Applied::new(state)))
+    }
+
+    /// A new core's end of a state that the node already has.
+    pub(crate) fn over(generation: u64, shelf: Arc<Shelf>, applied: Applied) -> Self {
+        Self { generation, shelf, applied }
     }
 
     pub(crate) fn applied(&self) -> Applied {
@@ -156,22 +197,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + openraft::OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let outcome = {
-                let mut state = self.applied.lock();
-                let outcome = match entry.payload {
-                    EntryPayload::Blank => Outcome::Nothing,
-                    EntryPayload::Normal(Command::Claim { node, boot }) => {
-                        let epoch = Epoch { group: self.generation, claim: entry.log_id.index() };
-                        state.apply_claim(epoch, node, boot)
-                    }
-                    EntryPayload::Membership(membership) => {
-                        state.membership = StoredNodes::new(Some(entry.log_id), membership);
-                        Outcome::Nothing
-                    }
-                };
-                state.applied = Some(entry.log_id);
-                outcome
-            };
+            let outcome = self.applied.lock().apply(self.generation, entry.log_id, entry.payload);
             self.applied.announce();
             if let Some(responder) = responder {
                 responder.send(outcome);
@@ -225,4 +251,63 @@ async fn store(shelf: &Shelf, state: &State) -> io::Result<()> {
 fn snapshot_of(state: State) -> Snapshot<CommittedLeader, u64, Site, State> {
     let meta = Meta { last_log_id: state.applied, last_membership: state.membership.clone() };
     Snapshot { meta, snapshot: state }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use openraft::entry::RaftEntry;
+
+    use super::*;
+    use crate::types::Entry;
+
+    // What lies on disks out there. A change of these lines is a change that old records or old
+    // peers do not survive.
+    const CLAIM: &str = r#"{"log_id":{"leader_id":2,"index":9},"payload":{"Normal":{"claim":{"node":1,"boot":"01010101010101010101010101010101"}}}}"#;
+    const TIMINGS: &str = r#"{"log_id":{"leader_id":2,"index":9},"payload":{"Normal":{"timings":{"heartbeat_ms":100,"election_min_ms":300,"election_max_ms":600}}}}"#;
+    const SNAPSHOT_BEFORE_TIMINGS: &str = r#"{"state":{"applied":{"leader_id":2,"index":9},"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}},"claims":[{"epoch":{"group":3,"claim":7},"node":1,"boot":"01010101010101010101010101010101"}]}}"#;
+    const SNAPSHOT: &str = r#"{"state":{"applied":{"leader_id":2,"index":9},"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}},"claims":[{"epoch":{"group":3,"claim":7},"node":1,"boot":"01010101010101010101010101010101"}],"timings":{"heartbeat_ms":100,"election_min_ms":300,"election_max_ms":600}}}"#;
+
+    #[test]
+    fn entries_stay_readable() {
+        let claim = Command::Claim { node: 1, boot: BootId::from_bytes([1; 16]) };
+        for (line, command) in [(CLAIM, claim), (TIMINGS, Command::Timings(Timings::default()))] {
+            let entry = Entry::new(Id::new_term_index(2, 9), EntryPayload::Normal(command));
+            assert_eq!(serde_json::to_string(&entry).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Entry>(line).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn snapshots_stay_readable_also_those_from_before_timings_stood_in_logs() {
+        for (line, timings) in [(SNAPSHOT_BEFORE_TIMINGS, None), (SNAPSHOT, Some(Timings::default()))] {
+            let stored: Stored = serde_json::from_str(line).unwrap();
+            assert_eq!(stored.state.timings, timings);
+            assert_eq!(stored.state.claims.len(), 1);
+            assert_eq!(serde_json::to_string(&stored).unwrap(), line);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_applied_again_changes_nothing() {
+        let mut state = State::default();
+        let (slow, fast) = (Timings::for_round_trip(Duration::from_secs(1)), Timings::default());
+        assert_eq!(state.apply(1, Id::new_term_index(1, 1), timings(slow)), Outcome::Taken);
+        assert_eq!(state.apply(1, Id::new_term_index(1, 2), timings(fast)), Outcome::Taken);
+        assert_eq!(state.apply(1, Id::new_term_index(1, 1), timings(slow)), Outcome::Nothing);
+        assert_eq!((state.timings, index_of(state.applied)), (Some(fast), 2));
+    }
+
+    #[test]
+    fn timings_that_raft_could_not_run_with_are_refused() {
+        let mut state = State::default();
+        let unsound = Timings { heartbeat: Duration::ZERO, ..Timings::default() };
+        assert_eq!(state.apply(1, Id::new_term_index(1, 1), timings(unsound)), Outcome::Refused);
+        assert_eq!((state.timings, index_of(state.applied)), (None, 1));
+    }
+
+    fn timings(timings: Timings) -> Payload {
+        EntryPayload::Normal(Command::Timings(timings))
+    }
 }

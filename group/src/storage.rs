@@ -22,7 +22,7 @@ use proto::{NodeId, hello::Seat};
 use crate::{
     log::Log,
     shelf::{Mark, Shelf},
-    state::StateMachine,
+    state::{Applied, StateMachine},
 };
 
 /// Where a node keeps its vote, log and snapshot.
@@ -66,8 +66,28 @@ impl StorageError {
 pub(crate) struct Opened {
     pub(crate) log: Log,
     pub(crate) machine: StateMachine,
+    pub(crate) records: Records,
+}
+
+/// A node's records while it runs: what outlives one Raft core and serves the next.
+pub(crate) struct Records {
+    seat: Seat,
+    shelf: Arc<Shelf>,
+    pub(crate) applied: Applied,
     /// The database below, whose failure ends the node. None in memory.
     pub(crate) db: Option<Arc<Durable>>,
+}
+
+impl Records {
+    /// Opens log and state for another core. The one before must have ended.
+    pub(crate) async fn reopen(&self) -> io::Result<(Log, StateMachine)> {
+        let log = Log::restore(self.seat, self.shelf.clone())?;
+        // What the core before wrote may still be on its way to the disk, and the next one would
+        // take it for durable.
+        self.shelf.marked(log.mark()).await?;
+        let machine = StateMachine::over(self.seat.group, self.shelf.clone(), self.applied.clone());
+        Ok((log, machine))
+    }
 }
 
 impl GroupStorage {
@@ -169,8 +189,9 @@ impl GroupStorage {
             let ours = tree_name(prefix, seat);
             remove_trees(db, |name| name.starts_with(prefix.as_str()) && name != ours).map_err(io)?;
         }
-        let machine = StateMachine::restore(seat.group, shelf).map_err(io)?;
-        Ok(Opened { log, machine, db })
+        let machine = StateMachine::restore(seat.group, shelf.clone()).map_err(io)?;
+        let records = Records { seat, shelf, applied: machine.applied(), db };
+        Ok(Opened { log, machine, records })
     }
 
     /// The guard file, where there is one.

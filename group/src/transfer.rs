@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl Group {
-    /// Gives the lead to `to` and waits up to `limit` until it leads.
+    /// Gives the lead to `to` and waits up to `limit` until it leads; up to the longest election
+    /// timeout where the group's paths are so slow that this is longer.
     ///
     /// On [`TransferError::TimedOut`] the lead was offered to another voter instead; the error
     /// says who leads by then. Dropping the future leaves the transfer under way.
@@ -45,6 +46,7 @@ impl Group {
             return Err(TransferError::Lagging { node: to, entries: contact.lag });
         }
         self.offer(to).await?;
+        let limit = limit.max(election_max);
         let deadline = Instant::now() + limit;
         if self.until_led_by(deadline, |leader| leader == to).await {
             return Ok(());

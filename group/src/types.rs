@@ -6,7 +6,7 @@ use openraft::{EntryPayload, LogId, SnapshotMeta, StoredMembership, impls::leade
 use proto::BootId;
 use serde::{Deserialize, Serialize};
 
-use crate::{members::Site, state::StateMachine};
+use crate::{members::Site, state::StateMachine, timings::Timings};
 
 openraft::declare_raft_types!(
     /// One leader per term (`leader_id_std`): the default would let several lead within a term.
@@ -19,18 +19,21 @@ openraft::declare_raft_types!(
         AsyncRuntime = openraft_rt_tokio::TokioRuntime,
 );
 
-/// The one thing that is written to the log.
+/// What is written to the log. Logs outlive versions: what was written once must stay readable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command {
     /// "This node, in this boot, is active."
     Claim { node: u64, boot: BootId },
+    /// "From here on the group runs with this set."
+    Timings(Timings),
 }
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { node, boot } => write!(f, "claim of node {node} in boot {boot}"),
+            Self::Timings(timings) => write!(f, "timings: {timings}"),
         }
     }
 }
@@ -39,11 +42,13 @@ impl fmt::Display for Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
-    /// The entry was none of ours (a blank one, a membership).
+    /// The entry was none of ours (a blank one, a membership), or was applied before.
     Nothing,
     /// The claim holds until a newer one is applied.
     Claimed,
-    /// The node that the claim names may not be active.
+    /// The timings hold until newer ones are applied.
+    Taken,
+    /// The node that the claim names may not be active; or no Raft could run with the timings.
     Refused,
 }
 

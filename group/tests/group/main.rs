@@ -4,4 +4,5 @@
 mod failover;
 mod membership;
 mod on_disk;
+mod timings;
 mod world;

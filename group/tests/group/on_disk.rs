@@ -37,6 +37,30 @@ async fn a_group_on_disk_comes_back_whole_after_all_of_it_was_stopped() {
 }
 
 #[tokio::test]
+async fn a_group_on_disk_changes_its_timings_without_losing_its_leader_or_a_claim() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::founded_on_disk(2, dir.path().into()).await;
+    let rtt = Duration::from_millis(60);
+    world.slow_down(rtt);
+    let mut claims = vec![world.claim(1).await];
+    let slower = Timings::for_round_trip(rtt);
+    while [1, 2, WITNESS].iter().any(|node| world.status(*node).timings < slower) {
+        claims.push(world.claim(1).await);
+    }
+    claims.push(world.claim(1).await);
+    assert!(claims.is_sorted());
+    for node in [1, 2, WITNESS] {
+        world.kill(node).await;
+    }
+    for node in [1, 2, WITNESS] {
+        world.start(node).await;
+        assert!(world.status(node).timings >= slower, "{node}");
+    }
+    let leader = world.until_led_by_agent().await;
+    assert!(world.claim(leader).await > claims[claims.len() - 1]);
+}
+
+#[tokio::test]
 async fn a_database_put_back_to_an_older_state_is_refused_until_it_gets_a_new_seat() {
     let dir = tempfile::tempdir().unwrap();
     let (db, guard) = (dir.path().join("raft"), dir.path().join("guard"));

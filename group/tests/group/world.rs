@@ -28,8 +28,8 @@ pub(crate) const WITNESS: u64 = 100;
 pub(crate) const NEXT_WITNESS: u64 = 101;
 pub(crate) const GENERATION: u64 = 3;
 
-/// How long any state is waited for before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long any state is waited for before the test gives up. Speeding up takes two calm minutes.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct World {
     pub(crate) hub: Arc<Hub>,
@@ -46,6 +46,8 @@ pub(crate) struct Hub {
     served: Mutex<BTreeMap<NodeId, Group>>,
     /// From whom to whom nothing arrives; the caller waits in vain.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    /// What a message takes between two nodes, where that is more than a moment.
+    delays: Mutex<BTreeMap<(u64, u64), Duration>>,
 }
 
 struct Link {
@@ -63,18 +65,33 @@ impl Transport for Link {
         ttl: Duration,
     ) -> Result<Box<RawValue>, CallError> {
         assert_eq!(peer.is_none(), to.0 >= WITNESS, "the witness alone has no peer entry");
-        self.hub.passes(self.from, to, ttl).await?;
-        let group = self.hub.served.lock().unwrap().get(&to).cloned();
-        let group = group.ok_or_else(|| CallError::Unreachable(format!("node {to} is not there")))?;
-        let answer = group.serve(self.from, &body).await;
-        self.hub.passes(to, self.from, ttl).await?;
-        answer.map_err(|error| CallError::Unreachable(error.to_string()))
+        // What was sent arrives, also when the caller has stopped waiting.
+        let (hub, from) = (self.hub.clone(), self.from);
+        let delivered = tokio::spawn(async move { hub.deliver(from, to, &body, ttl).await });
+        delivered.await.unwrap_or(Err(CallError::TimedOut))
     }
 }
 
 impl Hub {
+    async fn deliver(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        body: &RawValue,
+        ttl: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        self.passes(from, to, ttl).await?;
+        let group = self.served.lock().unwrap().get(&to).cloned();
+        let group = group.ok_or_else(|| CallError::Unreachable(format!("node {to} is not there")))?;
+        let answer = group.serve(from, body).await;
+        drop(group); // or its disk would be in use for as long as the answer travels
+        self.passes(to, from, ttl).await?;
+        answer.map_err(|error| CallError::Unreachable(error.to_string()))
+    }
+
     async fn passes(&self, from: NodeId, to: NodeId, ttl: Duration) -> Result<(), CallError> {
-        sleep(Duration::from_micros(200)).await;
+        let delay = self.delays.lock().unwrap().get(&(from.0, to.0)).copied().unwrap_or_default();
+        sleep(Duration::from_micros(200) + delay).await;
         if self.cut.lock().unwrap().contains(&(from.0, to.0)) {
             sleep(ttl).await;
             return Err(CallError::TimedOut);
@@ -86,15 +103,20 @@ impl Hub {
 impl World {
     /// Agents 1 to `agents` and the witness, settled as one group with a leader.
     pub(crate) async fn founded(agents: u64) -> Self {
-        Self::settled_in(agents, None).await
+        Self::settled_in(agents, None, Duration::ZERO).await
+    }
+
+    /// As `founded`, over links that were slow from the start.
+    pub(crate) async fn founded_over(agents: u64, round_trip: Duration) -> Self {
+        Self::settled_in(agents, None, round_trip).await
     }
 
     /// As `founded`, with everything on disk below `dir`.
     pub(crate) async fn founded_on_disk(agents: u64, dir: PathBuf) -> Self {
-        Self::settled_in(agents, Some(dir)).await
+        Self::settled_in(agents, Some(dir), Duration::ZERO).await
     }
 
-    async fn settled_in(agents: u64, disk: Option<PathBuf>) -> Self {
+    async fn settled_in(agents: u64, disk: Option<PathBuf>, round_trip: Duration) -> Self {
         let mut world = Self {
             hub: Arc::default(),
             witness: WITNESS,
@@ -102,6 +124,7 @@ impl World {
             groups: BTreeMap::new(),
             disk,
         };
+        world.slow_down(round_trip);
         for node in (1..=agents).chain([WITNESS]) {
             world.start(node).await;
         }
@@ -156,6 +179,26 @@ impl World {
 
     pub(crate) fn cut(&self, a: u64, b: u64) {
         self.hub.cut.lock().unwrap().extend([(a, b), (b, a)]);
+    }
+
+    /// From now on a call and its answer take this long, between any two nodes.
+    pub(crate) fn slow_down(&self, round_trip: Duration) {
+        let nodes = || (1..10).chain([WITNESS]);
+        for (a, b) in nodes().flat_map(|a| nodes().map(move |b| (a, b))) {
+            self.slow_down_between(a, b, round_trip);
+        }
+    }
+
+    pub(crate) fn slow_down_between(&self, a: u64, b: u64, round_trip: Duration) {
+        self.hub.delays.lock().unwrap().extend([((a, b), round_trip / 2), ((b, a), round_trip / 2)]);
+    }
+
+    /// Until every node that lives runs with the set for this round trip, as its log says.
+    pub(crate) async fn until_paced_for(&self, round_trip: Duration) {
+        let timings = Timings::for_round_trip(round_trip);
+        let paced = |status: Status| status.timings == timings && !status.stopgap;
+        let all = || self.groups.values().all(|group| paced(group.status()));
+        self.until(&format!("all run with {timings}"), all).await;
     }
 
     pub(crate) fn heal(&self) {
@@ -242,6 +285,12 @@ impl World {
             }
         });
         claimed.await.unwrap_or_else(|_| panic!("node {node} never got its claim"))
+    }
+
+    /// Claims at whichever of `nodes` leads first.
+    pub(crate) async fn claim_of_any(&self, nodes: &[u64]) -> Epoch {
+        self.until("one of them leads", || self.leader().is_some_and(|leader| nodes.contains(&leader))).await;
+        self.claim(self.leader().unwrap()).await
     }
 
     pub(crate) fn voters(&self, node: u64) -> Vec<u64> {
