@@ -1,0 +1,314 @@
+//! `/alerts`: who is told of an outage and how; what was told; and tries before it matters.
+
+use alerting::{
+    Alert, Alerts, Delivery, DeliveryId, IncidentId, Kind, Problems,
+    config::Document,
+    outbox::{Attempt, Outcome, State as DeliveryState},
+};
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::{
+    AppState,
+    input::{self, Json, Query},
+    problem::{FieldError, Problem},
+    process_servers::NoFields,
+    rights::Caller,
+};
+use crate::alerts::{Book, Maintenance, Settings, SettingsError};
+
+/// The most deliveries in one answer.
+const LIMIT_MAX: usize = 1000;
+/// Deliveries in an answer where no limit is given.
+const LIMIT_DEFAULT: usize = 100;
+/// Silence that lasts longer is forgotten by whoever asked for it.
+const MAINTENANCE_MAX: time::Duration = time::Duration::days(7);
+const REASON_BYTES_MAX: usize = 512;
+
+/// The settings, secrets hidden: what `PUT` takes.
+pub(super) async fn show(State(state): State<AppState>, caller: Caller) -> Result<Answer<Document>, Problem> {
+    let settings = Settings::read(&state.alert_book(&caller)).await?;
+    Ok(Answer(settings.document()))
+}
+
+/// Replaces them all. A secret given as `***` stays what it was.
+pub(super) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(given): Json<Map<String, Value>>,
+) -> Result<Answer<Document>, Problem> {
+    let book = state.alert_book(&caller);
+    let mut settings = Settings::read(&book).await?;
+    settings.alerts = checked(&state, &book, &settings.alerts, given)?;
+    settings.write(&book).await?;
+    let told = settings.recipients().map(|recipient| recipient.endpoint).collect::<Vec<_>>().join(", ");
+    let told = if told.is_empty() { "nobody".to_owned() } else { told };
+    state.note(&caller, "alerts_changed", format!("Alerts were changed; told is {told}")).await;
+    state.alerts_changed(&caller, &book).await?;
+    Ok(Answer(settings.document()))
+}
+
+fn checked(
+    state: &AppState,
+    book: &Book,
+    before: &Alerts,
+    mut given: Map<String, Value>,
+) -> Result<Alerts, Problem> {
+    // Not given, it is what the operator's file says.
+    given.entry("hold_down").or_insert_with(|| format!("{}ms", book.hold_down().as_millis()).into());
+    let document: Document = input::from_value(Value::Object(given))?;
+    Ok(Alerts::check(document, before, &state.alert_rules)?)
+}
+
+/// The body of `POST /alerts/preview`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PreviewRequest {
+    /// The settings to try; without them, the stored ones.
+    #[serde(default)]
+    alerts: Option<Map<String, Value>>,
+    endpoint: String,
+    #[serde(default = "down")]
+    kind: Kind,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Preview {
+    /// What would be sent, secrets hidden.
+    request: String,
+}
+
+fn down() -> Kind {
+    Kind::Down
+}
+
+/// What an endpoint would be sent; sends and stores nothing.
+pub(super) async fn preview(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(wanted): Json<PreviewRequest>,
+) -> Result<Answer<Preview>, Problem> {
+    let book = state.alert_book(&caller);
+    let stored = Settings::read(&book).await?.alerts;
+    let alerts = match wanted.alerts {
+        Some(given) => checked(&state, &book, &stored, given)?,
+        None => stored,
+    };
+    let endpoint = alerts.endpoint(&wanted.endpoint).ok_or_else(|| no_endpoint(&wanted.endpoint))?;
+    let shown = endpoint.preview(wanted.kind, caller.environment.as_str(), OffsetDateTime::now_utc());
+    let request = shown.map_err(|error| Problem::field(error.part.clone(), error.to_string()))?;
+    Ok(Answer(Preview { request }))
+}
+
+/// The body of `POST /alerts/test`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestRequest {
+    /// Without one, every endpoint that is switched on.
+    #[serde(default)]
+    endpoint: Option<String>,
+    #[serde(default = "down")]
+    kind: Kind,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Tested {
+    endpoint: String,
+    kind: Kind,
+    /// Whether the receiver took it.
+    delivered: bool,
+    attempt: Attempt,
+}
+
+/// Sends a rehearsal to real receivers, once, and answers with what they answered.
+pub(super) async fn test(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(wanted): Json<TestRequest>,
+) -> Result<Answer<Vec<Tested>>, Problem> {
+    let alerts = Settings::read(&state.alert_book(&caller)).await?.alerts;
+    let endpoints: Vec<_> = match &wanted.endpoint {
+        Some(name) => vec![alerts.endpoint(name).ok_or_else(|| no_endpoint(name))?],
+        None => alerts.endpoints().iter().filter(|endpoint| endpoint.is_enabled()).collect(),
+    };
+    if endpoints.is_empty() {
+        return Err(Problem::conflict(
+            "no_alert_endpoint",
+            "no alert endpoint is switched on: add one first (PUT /alerts, posternctl alerts set)",
+        ));
+    }
+    let id = IncidentId::new(format!("test-{}", proto::SessionId::random()));
+    let now = OffsetDateTime::now_utc();
+    let alert = Alert::sample(wanted.kind, id, caller.environment.as_str(), now);
+    let tries = endpoints.into_iter().map(|endpoint| {
+        let (endpoint, alert, courier) = (endpoint.clone(), alert.clone(), state.alert_courier.clone());
+        let id = DeliveryId::of(&alert.incident.id, alert.kind, endpoint.name());
+        tokio::spawn(async move {
+            let attempt = courier.attempt(&endpoint, &id, &alert, now).await;
+            (endpoint.name().to_owned(), attempt)
+        })
+    });
+    let mut answers = Vec::new();
+    for tried in tries.collect::<Vec<_>>() {
+        // A panic in it was logged; the others' answers still count.
+        let Ok((endpoint, attempt)) = tried.await else { continue };
+        let delivered = matches!(attempt.outcome, Outcome::Answered { status: 200..=299, .. });
+        answers.push(Tested { endpoint, kind: wanted.kind, delivered, attempt });
+    }
+    Ok(Answer(answers))
+}
+
+/// `?limit=N`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Range {
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+/// What was told and what still waits, newest first.
+pub(super) async fn deliveries(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(range): Query<Range>,
+) -> Result<Answer<Vec<Delivery>>, Problem> {
+    let limit = range.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::field("limit", format!("must be 1 to {LIMIT_MAX}")));
+    }
+    let stored = state.alert_book(&caller).deliveries().await?;
+    let mut deliveries: Vec<Delivery> = stored.into_iter().map(|stored| stored.value).collect();
+    deliveries.sort_by_key(|delivery| std::cmp::Reverse((delivery.created_at, delivery.alert.kind)));
+    deliveries.truncate(limit);
+    Ok(Answer(deliveries))
+}
+
+/// Sends a delivery again, whatever became of it, under the id its receiver knows.
+pub(super) async fn send_again(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<Answer<Delivery>, Problem> {
+    let book = state.alert_book(&caller);
+    let known = book.deliveries().await?.into_iter().find(|stored| stored.value.id.as_str() == id);
+    let known = known.ok_or_else(|| Problem::not_found("delivery_not_found", "no delivery has this id"))?;
+    if matches!(known.value.state, DeliveryState::Sending { .. }) {
+        return Err(Problem::conflict("being_sent", "this delivery is being sent at this moment"));
+    }
+    let again = known.value.send_again(OffsetDateTime::now_utc());
+    book.replace(&known, &again).await?;
+    state.ring(&caller);
+    Ok(Answer(again))
+}
+
+/// The body of `PUT /alerts/maintenance`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MaintenanceRequest {
+    #[serde(with = "time::serde::rfc3339")]
+    until: OffsetDateTime,
+    #[serde(default)]
+    reason: String,
+}
+
+pub(super) async fn maintenance(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Option<Maintenance>>, Problem> {
+    let settings = Settings::read(&state.alert_book(&caller)).await?;
+    Ok(Answer(settings.maintenance.filter(|maintenance| OffsetDateTime::now_utc() < maintenance.until)))
+}
+
+/// Nobody is told until then; what still lasts is told afterwards.
+pub(super) async fn begin_maintenance(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(wanted): Json<MaintenanceRequest>,
+) -> Result<Answer<Option<Maintenance>>, Problem> {
+    let now = OffsetDateTime::now_utc();
+    if wanted.until <= now || wanted.until > now + MAINTENANCE_MAX {
+        return Err(Problem::field("until", "must be in the future, and within 7 days"));
+    }
+    if wanted.reason.len() > REASON_BYTES_MAX {
+        return Err(Problem::field("reason", format!("must have at most {REASON_BYTES_MAX} bytes")));
+    }
+    let text = format!("Alerts are silent until {}: {}", wanted.until, wanted.reason);
+    let maintenance = Maintenance { until: wanted.until, reason: wanted.reason };
+    set_maintenance(&state, &caller, Some(maintenance), "maintenance_began", text).await
+}
+
+pub(super) async fn end_maintenance(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Option<Maintenance>>, Problem> {
+    set_maintenance(&state, &caller, None, "maintenance_ended", "Alerts are told again".to_owned()).await
+}
+
+async fn set_maintenance(
+    state: &AppState,
+    caller: &Caller,
+    maintenance: Option<Maintenance>,
+    code: &'static str,
+    text: String,
+) -> Result<Answer<Option<Maintenance>>, Problem> {
+    let book = state.alert_book(caller);
+    let mut settings = Settings::read(&book).await?;
+    settings.maintenance.clone_from(&maintenance);
+    settings.write(&book).await?;
+    state.note(caller, code, text).await;
+    state.alerts_changed(caller, &book).await?;
+    Ok(Answer(maintenance))
+}
+
+impl AppState {
+    fn alert_book(&self, caller: &Caller) -> Book {
+        Book::new(self.store.clone(), &caller.environment, self.alert_hold_down)
+    }
+
+    /// Everybody who goes by the settings reads them again.
+    async fn alerts_changed(&self, caller: &Caller, book: &Book) -> Result<(), Problem> {
+        book.hasten(OffsetDateTime::now_utc()).await?;
+        self.ring(caller);
+        Ok(self.gateway(caller)?.reload().await?)
+    }
+
+    fn ring(&self, caller: &Caller) {
+        if let Some(nudge) = self.alert_nudges.get(&caller.environment) {
+            nudge.ring();
+        }
+    }
+}
+
+fn no_endpoint(name: &str) -> Problem {
+    Problem::not_found("alert_endpoint_not_found", format!("no alert endpoint is named {name}"))
+}
+
+impl From<Problems> for Problem {
+    fn from(Problems(problems): Problems) -> Self {
+        let errors = problems.into_iter().map(|problem| {
+            let field = match problem.endpoint {
+                Some(endpoint) => format!("endpoints[{endpoint}].{}", problem.field),
+                None => problem.field,
+            };
+            FieldError { field, reason: problem.why }
+        });
+        Self::fields(errors.collect())
+    }
+}
+
+impl From<SettingsError> for Problem {
+    fn from(error: SettingsError) -> Self {
+        let text = error.to_string();
+        match error {
+            SettingsError::Damaged(_) => Self::conflict("alerts_damaged", text),
+            SettingsError::Changed => Self::conflict("conflict", text),
+            SettingsError::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What is kept of an Environment's alerts: settings, the policy's state, the outbox.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use alerting::{Alert, Delivery, DeliveryId, Kind, Snapshot, outbox};
+use proto::EnvironmentName;
+use time::OffsetDateTime;
+
+use super::settings::{Settings, SettingsError};
+use crate::{
+    events::{Events, NewEvent},
+    store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write},
+};
+
+pub(super) const POLICY: Collection<Snapshot> = Collection::new("alert_policy");
+const DELIVERIES: Collection<Delivery> = Collection::new("alert_deliveries");
+/// An Environment has one Secure Gateway.
+pub(super) const KEY: &str = "gateway";
+
+/// How many deliveries that are over are kept to be looked at.
+const KEPT_MAX: usize = 500;
+/// How many may wait: an outage a minute for the 48 hours after which each is given up anyway, and more.
+const OPEN_MAX: usize = 5000;
+/// How many are cleared away in one transaction.
+const CLEARED_AT_ONCE: usize = 100;
+
+/// The alerts of one Environment. Cheap to clone.
+#[derive(Clone)]
+pub struct Book {
+    pub(super) store: SharedStore,
+    pub(super) owner: Owner,
+    events: Events,
+    hold_down: Duration,
+}
+
+impl Book {
+    /// `hold_down` holds until an administrator sets another.
+    pub fn new(store: SharedStore, environment: &EnvironmentName, hold_down: Duration) -> Self {
+        Self { events: Events::new(store.clone(), environment), owner: environment.into(), store, hold_down }
+    }
+
+    /// The operator's, from central's own configuration.
+    pub fn hold_down(&self) -> Duration {
+        self.hold_down
+    }
+
+    /// The policy's state as it was last told.
+    pub async fn policy(&self) -> Result<Snapshot, StoreError> {
+        let stored = POLICY.get(&*self.store, &self.owner, KEY).await?;
+        Ok(stored.map_or(Snapshot::Up, |stored| stored.value))
+    }
+
+    /// Writes what the policy decided: the events, its state afterwards, and a delivery for each alert and
+    /// endpoint. All of it or nothing; what was written before, because an answer got lost, is not written
+    /// again.
+    pub async fn tell(
+        &self,
+        events: Vec<NewEvent>,
+        policy: &Snapshot,
+        alerts: &[Alert],
+        at: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let mut writes = vec![POLICY.put(&self.owner, KEY, Precondition::Any, policy)?];
+        self.put_planned(alerts, at, &mut writes).await?;
+        self.events.append_with(events, at, writes).await?;
+        Ok(())
+    }
+
+    /// The same for an alert that the policy has no part in.
+    pub async fn say(
+        &self,
+        events: Vec<NewEvent>,
+        alerts: &[Alert],
+        at: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let mut writes = Vec::new();
+        self.put_planned(alerts, at, &mut writes).await?;
+        self.events.append_with(events, at, writes).await?;
+        Ok(())
+    }
+
+    async fn put_planned(
+        &self,
+        alerts: &[Alert],
+        at: OffsetDateTime,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), StoreError> {
+        for delivery in self.planned(alerts, at).await? {
+            let key = delivery.id.as_str();
+            writes.push(DELIVERIES.put(&self.owner, key, Precondition::Absent, &delivery)?);
+        }
+        Ok(())
+    }
+
+    /// The deliveries that these alerts take and that are not there yet.
+    async fn planned(&self, alerts: &[Alert], at: OffsetDateTime) -> Result<Vec<Delivery>, StoreError> {
+        if alerts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let settings = match Settings::read(self).await {
+            Ok(settings) => settings,
+            Err(SettingsError::Store(error)) => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, "Nobody can be told: save the alerts' settings again");
+                return Ok(Vec::new());
+            }
+        };
+        let stored = self.stored_ids().await?;
+        let mut planned: Vec<Delivery> = Vec::new();
+        for alert in alerts {
+            if settings.is_silent(at) && alert.kind != Kind::Up {
+                continue;
+            }
+            // The down that an up ends may be of this very transaction.
+            let told = |id: &DeliveryId| stored.contains(id) || planned.iter().any(|p| p.id == *id);
+            let more = outbox::plan(alert, settings.recipients(), told, at);
+            planned.extend(more.into_iter().filter(|delivery| !stored.contains(&delivery.id)));
+        }
+        Ok(planned)
+    }
+
+    async fn stored_ids(&self) -> Result<BTreeSet<DeliveryId>, StoreError> {
+        let stored = DELIVERIES.all(&*self.store, &self.owner).await?;
+        Ok(stored.into_iter().map(|stored| stored.value.id).collect())
+    }
+
+    /// Every delivery that is kept.
+    pub async fn deliveries(&self) -> Result<Vec<Versioned<Delivery>>, StoreError> {
+        DELIVERIES.all(&*self.store, &self.owner).await
+    }
+
+    /// Puts `next` in the place of a delivery that nobody changed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where somebody did.
+    pub async fn replace(&self, read: &Versioned<Delivery>, next: &Delivery) -> Result<(), StoreError> {
+        let put = DELIVERIES.put(&self.owner, &read.key, read.unchanged(), next)?;
+        self.store.commit(Transaction::from(put)).await?;
+        Ok(())
+    }
+
+    /// Lets `change` replace a delivery; `None` leaves it, and one that is gone stays gone.
+    pub async fn change(
+        &self,
+        id: &DeliveryId,
+        mut change: impl FnMut(&Delivery) -> Option<Delivery>,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let changed = DELIVERIES.update(&*self.store, &self.owner, id.as_str(), |before| {
+            Ok::<_, StoreError>(before.and_then(&mut change))
+        });
+        changed.await
+    }
+
+    /// Everything that waits is tried at once: an endpoint was mended.
+    pub async fn hasten(&self, now: OffsetDateTime) -> Result<(), StoreError> {
+        for read in self.deliveries().await? {
+            let hastened = read.value.hasten(now);
+            if hastened != read.value {
+                match self.replace(&read, &hastened).await {
+                    // It is being sent: soon enough.
+                    Ok(()) | Err(StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest of those that are over, and gives up the oldest of those that wait, so that
+    /// neither grows without end.
+    pub async fn clear(&self, all: Vec<Versioned<Delivery>>, now: OffsetDateTime) -> Result<(), StoreError> {
+        let (mut open, mut over): (Vec<_>, Vec<_>) = all.into_iter().partition(|d| d.value.is_open());
+        over.sort_by_key(|delivery| std::cmp::Reverse(delivery.value.created_at));
+        for some in over.split_off(over.len().min(KEPT_MAX)).chunks(CLEARED_AT_ONCE) {
+            let transaction = some.iter().fold(Transaction::new(), |transaction, old| {
+                transaction.with(DELIVERIES.delete(&self.owner, &old.key, old.unchanged()))
+            });
+            self.store.commit(transaction).await?;
+        }
+        open.sort_by_key(|delivery| std::cmp::Reverse(delivery.value.created_at));
+        for old in open.split_off(open.len().min(OPEN_MAX)) {
+            let given_up = old.value.give_up("too many alerts wait; the oldest are given up", now);
+            self.replace(&old, &given_up).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes something about alerts themselves.
+    pub(super) async fn note(&self, event: NewEvent) {
+        let code = event.code;
+        if let Err(error) = self.events.append(event, OffsetDateTime::now_utc()).await {
+            tracing::error!(%error, code, "An event could not be recorded");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Telling people: the policy's decisions, and the other occasions somebody may ask to hear of.
+//!
+//! Nothing is sent here. What was decided is written in one transaction, and stays pending until the store
+//! has taken it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use alerting::{Alert, Context, Incident, IncidentId, Kind, Snapshot, Tried};
+use proto::AgentId;
+use time::OffsetDateTime;
+
+use super::Keeper;
+use crate::{alerts::Settings, gateway::view::GatewayState};
+
+/// How soon a store that did not take an alert is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a candidate may be away, for an update of its host, before that is told.
+const SILENCE: Duration = Duration::from_secs(5 * 60);
+/// Events that go into one transaction.
+const EVENTS_AT_ONCE: usize = 32;
+/// Events that wait for a store that takes none; the oldest make room.
+const EVENTS_WAITING_MAX: usize = 1000;
+
+/// What the keeper remembers for it.
+#[derive(Default)]
+pub(super) struct Telling {
+    pending: Vec<Alert>,
+    /// The policy's state as the store has it.
+    stored: Option<Stored>,
+    retry_at: Option<Instant>,
+    /// When maintenance ends.
+    speaks_at: Option<Instant>,
+    /// Who was tried in the outage that may be coming, and how it went.
+    tried: Vec<Tried>,
+    /// Whether the group could bear a loss when it was last looked at with a tunnel up.
+    could_bear: Option<bool>,
+    /// Candidates without a control websocket: since when, and whether that was told.
+    silent: BTreeMap<AgentId, (Instant, bool)>,
+}
+
+/// Which state, and of which outage: a snapshot's times differ each time it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stored {
+    Up,
+    Unheard(IncidentId),
+    Raised(IncidentId),
+    Told(IncidentId),
+}
+
+impl Stored {
+    fn of(snapshot: &Snapshot) -> Self {
+        match snapshot {
+            Snapshot::Up => Self::Up,
+            Snapshot::Unheard { incident, .. } => Self::Unheard(incident.id.clone()),
+            Snapshot::Raised { incident, .. } => Self::Raised(incident.id.clone()),
+            Snapshot::Told { incident } => Self::Told(incident.id.clone()),
+        }
+    }
+}
+
+impl Keeper {
+    /// Continues where the last run of central stopped telling.
+    pub(super) async fn restore_alerts(&mut self, now: Instant) -> Result<(), crate::store::StoreError> {
+        let snapshot = self.rooms.alerts.policy().await?;
+        self.telling.stored = Some(Stored::of(&snapshot));
+        self.policy = alerting::Policy::restore(snapshot, self.settings.hold_down, now, SystemTime::now());
+        if self.record.group.is_none() {
+            // The last candidate was unmarked, and central ended before that was told.
+            self.policy.handle_up(now);
+        }
+        self.read_alerts(now).await;
+        Ok(())
+    }
+
+    /// Whether anybody is to be told, and after how long, was set anew.
+    pub(super) async fn read_alerts(&mut self, now: Instant) {
+        let settings = match Settings::read(&self.rooms.alerts).await {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::error!(environment = %self.environment.name, %error, "The alerts' settings cannot be read; those before hold");
+                return;
+            }
+        };
+        let wall = OffsetDateTime::now_utc();
+        self.telling.speaks_at = settings
+            .maintenance
+            .as_ref()
+            .filter(|_| settings.is_silent(wall))
+            .map(|maintenance| now + Duration::try_from(maintenance.until - wall).unwrap_or_default());
+        self.policy.set_hold_down(settings.hold_down());
+        let anybody = settings.recipients().next().is_some();
+        self.policy.set_endpoints_configured(anybody && self.telling.speaks_at.is_none());
+    }
+
+    /// A candidate was given up: whoever reads the alert wants to know who was tried.
+    pub(super) fn tried(&mut self, name: String, outcome: String) {
+        // More than one round of the largest group says nothing new.
+        if self.telling.tried.len() < crate::process_server::group::SEATS_MAX {
+            self.telling.tried.push(Tried { name, outcome });
+        }
+    }
+
+    /// Nothing is left to try.
+    pub(super) fn outage(&mut self, now: Instant) {
+        let environment = self.environment.name.to_string();
+        let candidates = self.telling.tried.len();
+        let summary = match candidates {
+            0 => "The Secure Gateway is down: no candidate is connected to central".to_owned(),
+            1 => "The Secure Gateway is down: its only candidate has no secure connection".to_owned(),
+            many => format!("The Secure Gateway is down: none of {many} candidates has a secure connection"),
+        };
+        let context = Context {
+            environment,
+            summary,
+            tried: self.telling.tried.clone(),
+            link: self.settings.link.clone(),
+        };
+        let id = IncidentId::new(proto::SessionId::random().to_string());
+        self.policy.handle_down(now, Incident::new(id, OffsetDateTime::now_utc(), context));
+    }
+
+    /// A secure connection is operational.
+    pub(super) fn outage_over(&mut self, now: Instant) {
+        self.telling.tried.clear();
+        self.policy.handle_up(now);
+    }
+
+    /// An occasion that has no outage.
+    pub(super) fn tell_of(&mut self, kind: Kind, summary: String, details: &[(&str, String)]) {
+        let context = Context {
+            environment: self.environment.name.to_string(),
+            summary,
+            tried: Vec::new(),
+            link: self.settings.link.clone(),
+        };
+        let id = IncidentId::new(proto::SessionId::random().to_string());
+        let mut alert = Alert::about(kind, id, context, OffsetDateTime::now_utc());
+        alert.details.extend(details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.telling.pending.push(alert);
+    }
+
+    /// Tells when the next loss would be one too many. Only while it works: an outage says more.
+    pub(super) fn watch_tolerance(&mut self) {
+        let Some(losses) = self.losses_bearable() else { return };
+        if self.processor.state() != GatewayState::Up {
+            return;
+        }
+        let bears = losses > 0;
+        // A group of one never could.
+        if self.telling.could_bear.replace(bears) == Some(true) && !bears {
+            let summary =
+                "The Secure Gateway works, but the next loss of a host stops it from moving".to_owned();
+            self.note("tolerance_lost", summary.clone());
+            self.tell_of(Kind::ToleranceLost, summary, &[]);
+        }
+    }
+
+    /// Tells of a candidate that has been away for a while: it cannot take over.
+    pub(super) fn watch_silence(&mut self, now: Instant) {
+        let away: Vec<_> = self
+            .servers
+            .values()
+            .filter(|server| server.candidate && self.environment.registry.link(server.agent).is_none())
+            .map(|server| (server.agent, server.name.clone()))
+            .collect();
+        self.telling.silent.retain(|agent, _| away.iter().any(|(silent, _)| silent == agent));
+        for (agent, name) in away {
+            let (since, told) = self.telling.silent.entry(agent).or_insert((now, false));
+            if now.saturating_duration_since(*since) < SILENCE || std::mem::replace(told, true) {
+                continue;
+            }
+            let summary =
+                format!("The candidate {name} has been silent for {} minutes", SILENCE.as_secs() / 60);
+            self.note_of(&name, "candidate_silent", summary.clone());
+            self.tell_of(Kind::CandidateSilent, summary, &[("candidate", name.to_string())]);
+        }
+    }
+
+    /// Takes over what the policy decided, and writes what happened and what is to be told of it: all of it
+    /// or nothing.
+    pub(super) async fn write_down(&mut self, now: Instant) {
+        while let Some(event) = self.policy.poll_event() {
+            match event {
+                alerting::Event::Raised(_) => {
+                    self.note("event_raised", format!("{} was raised", alerting::EVENT_NAME));
+                }
+                alerting::Event::Cleared(_) => {
+                    self.note("event_cleared", format!("{} was cleared", alerting::EVENT_NAME));
+                }
+            }
+        }
+        let wall = OffsetDateTime::now_utc();
+        while let Some(transition) = self.policy.poll_transmit() {
+            self.telling.pending.push(Alert::of(transition, wall));
+        }
+        let snapshot = self.policy.snapshot(now, SystemTime::now());
+        let state = Stored::of(&snapshot);
+        loop {
+            let told = self.telling.pending.is_empty() && self.telling.stored.as_ref() == Some(&state);
+            if told && self.pending_events.is_empty() {
+                self.telling.retry_at = None;
+                return;
+            }
+            let events: Vec<_> = self.pending_events.iter().take(EVENTS_AT_ONCE).cloned().collect();
+            let taken = events.len();
+            let written = self.rooms.alerts.tell(events, &snapshot, &self.telling.pending, wall).await;
+            if let Err(error) = written {
+                tracing::error!(environment = %self.environment.name, %error, "What happened could not be recorded, and whom it concerns is not told yet");
+                let surplus = self.pending_events.len().saturating_sub(EVENTS_WAITING_MAX);
+                self.pending_events.drain(..surplus);
+                self.telling.retry_at = Some(now + RETRY);
+                return;
+            }
+            self.pending_events.drain(..taken);
+            if !self.telling.pending.is_empty() {
+                self.telling.pending.clear();
+                self.rooms.nudge.ring();
+            }
+            self.telling.stored = Some(state.clone());
+        }
+    }
+
+    /// When there is something to do here.
+    pub(super) fn telling_timeout(&self) -> Option<Instant> {
+        let silent =
+            self.telling.silent.values().filter(|(_, told)| !told).map(|(since, _)| *since + SILENCE);
+        silent.chain(self.telling.retry_at).chain(self.telling.speaks_at).min()
+    }
+
+    /// The end of maintenance.
+    pub(super) async fn look_after_telling(&mut self, now: Instant) {
+        if self.telling.speaks_at.is_some_and(|at| at <= now) {
+            self.read_alerts(now).await;
+        }
+    }
+}
