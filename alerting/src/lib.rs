@@ -24,6 +24,8 @@ mod mail;
 pub mod outbox;
 mod policy;
 pub mod presets;
+#[cfg(test)]
+mod receiver;
 pub mod request;
 pub mod secret;
 mod sign;

@@ -29,6 +29,8 @@ use crate::{
     incident::IncidentId,
 };
 
+#[cfg(test)]
+mod crashes;
 mod schedule;
 #[cfg(test)]
 mod tests;

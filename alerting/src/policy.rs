@@ -92,6 +92,11 @@ impl Policy {
         }
     }
 
+    /// From the next outage on. Longer than a day counts as a day.
+    pub fn set_hold_down(&mut self, hold_down: Duration) {
+        self.hold_down = hold_down.min(HOLD_DOWN_MAX);
+    }
+
     /// Nothing is left to try. Said again during an outage, it belongs to that outage: of `latest` only the context
     /// is used, and replaces the earlier one unless that has been told already.
     pub fn handle_down(&mut self, now: Instant, latest: Incident) {

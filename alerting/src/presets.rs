@@ -87,3 +87,109 @@ impl Preset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::PathBuf};
+
+    use serde_json::json;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::{
+        AddressRules, Alert, Alerts, Context, DeliveryId, Incident, IncidentId, Kind, Transition, Tried,
+    };
+
+    /// What receivers get, byte for byte but for the layout of JSON. Written anew with `BLESS=1`, and then read by a
+    /// person: a receiver's rules changed around one day.
+    #[test]
+    fn each_preset_sends_what_its_golden_files_say() {
+        for preset in Preset::ALL {
+            let endpoint = endpoint(preset);
+            for (kind, alert) in alerts() {
+                let id = DeliveryId::of(&alert.incident.id, kind, "golden");
+                let shown = endpoint.shown(&alert, &id, alert.at).unwrap();
+                let (head, body) = shown.split_once("\n\n").unwrap();
+                let body = serde_json::from_str::<serde_json::Value>(body)
+                    .map_or_else(|_| body.to_owned(), |json| format!("{json:#}\n"));
+                let name = serde_json::to_value(preset).unwrap();
+                let file = format!("testdata/presets/{}.{}.txt", name.as_str().unwrap(), kind.name());
+                check(&file, &format!("{head}\n\n{body}"));
+            }
+        }
+    }
+
+    #[test]
+    fn where_a_receiver_pairs_alerts_the_up_carries_the_key_of_the_down() {
+        for preset in Preset::ALL {
+            let endpoint = endpoint(preset);
+            for (kind, alert) in alerts().into_iter().take(2) {
+                let id = DeliveryId::of(&alert.incident.id, kind, "golden");
+                let shown = endpoint.shown(&alert, &id, alert.at).unwrap();
+                assert!(shown.contains("postern-acme-0192"), "{preset:?} {kind:?}: {shown}");
+            }
+        }
+    }
+
+    fn endpoint(preset: Preset) -> crate::Endpoint {
+        let mut given = json!({
+            "name": "golden",
+            "preset": preset,
+            "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "secrets": {"routing_key": "canary", "api_key": "canary", "hook": "T0/B0/canary"},
+            "also": ["failover", "tolerance_lost", "certificate_expiring"]
+        });
+        match preset {
+            Preset::Json | Preset::Teams | Preset::CloudEvents => {
+                given["url"] = json!("https://example.com/hook")
+            }
+            Preset::Alertmanager => given["url"] = json!("https://example.com/api/v2/alerts"),
+            Preset::Slack => {
+                given["url"] = json!("https://hooks.slack.com/services/{{ secret('hook') | safe }}")
+            }
+            Preset::Mail => {
+                given["url"] = json!("smtps://mail.example.com");
+                given["from"] = json!("postern@example.com");
+                given["to"] = json!(["night@example.com"]);
+                given["secret"] = json!([]);
+            }
+            Preset::PagerDuty | Preset::Opsgenie | Preset::Jira => {}
+        }
+        let document = serde_json::from_value(json!({"endpoints": [given]})).unwrap();
+        let alerts = Alerts::check(document, &Alerts::default(), &AddressRules::new(|_| false));
+        alerts.unwrap_or_else(|problems| panic!("{preset:?}: {problems}")).endpoints()[0].clone()
+    }
+
+    fn alerts() -> [(Kind, Alert); 3] {
+        let context = Context {
+            environment: "acme".into(),
+            summary: "No configured candidate has a secure connection".into(),
+            tried: ["gw-01", "gw-02"]
+                .map(|name| Tried { name: name.into(), outcome: "no \"hello\" within <4m>".into() })
+                .into(),
+            link: Some("https://central.example/gateway".into()),
+        };
+        let opened_at = datetime!(2026-11-21 03:00:00 UTC);
+        let incident = |id: &str| Incident {
+            key: format!("postern-acme-{id}"),
+            ..Incident::new(IncidentId::new(id), opened_at, context.clone())
+        };
+        let down = Alert::of(Transition::Down(incident("0192")), opened_at + time::Duration::seconds(10));
+        let up = Alert::of(Transition::Up(incident("0192")), opened_at + time::Duration::minutes(5));
+        let context =
+            Context { summary: "gw-02 carries the tunnel now".into(), tried: Vec::new(), ..context };
+        let mut other = Alert::about(Kind::Failover, IncidentId::new("0193"), context, opened_at);
+        other.details = BTreeMap::from([("from".into(), "gw-01".into()), ("to".into(), "gw-02".into())]);
+        [(Kind::Down, down), (Kind::Up, up), (Kind::Failover, other)]
+    }
+
+    fn check(file: &str, text: &str) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+        if std::env::var_os("BLESS").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
+        assert_eq!(text, golden, "{file}");
+    }
+}

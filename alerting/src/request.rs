@@ -80,7 +80,10 @@ pub(crate) fn scope(
         Purpose::Send => endpoint.secrets().clone(),
         Purpose::Show => endpoint.secrets().keys().map(|name| (name.clone(), Secret::new(HIDDEN))).collect(),
     };
-    Scope { values: Value::from(minijinja::value::Serde(View::new(alert, id, now))), secrets: Arc::new(secrets) }
+    Scope {
+        values: Value::from(minijinja::value::Serde(View::new(alert, id, now))),
+        secrets: Arc::new(secrets),
+    }
 }
 
 /// Renders the webhook for `alert`.
@@ -138,15 +141,15 @@ fn body(message: &Message, scope: &Scope) -> Result<Vec<u8>, RenderError> {
 
 /// What a body is when no header says it.
 pub(crate) fn content_type(body: &Body) -> &'static str {
-    match body {
-        Body::Json(_) => "application/json",
-        Body::Text(text)
-            if text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("{%") =>
-        {
-            "application/json"
+    let is_json = match body {
+        Body::Json(_) => true,
+        Body::Text(text) => {
+            let text = text.trim_start();
+            let begins_with_tag = ["{{", "{%", "{#"].iter().any(|tag| text.starts_with(tag));
+            text.starts_with(['{', '[']) && !begins_with_tag
         }
-        Body::Text(_) => "text/plain; charset=utf-8",
-    }
+    };
+    if is_json { "application/json" } else { "text/plain; charset=utf-8" }
 }
 
 fn render_url(template: &str, scope: &Scope) -> Result<Url, RenderReason> {
