@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -226,6 +226,3 @@ impl Authority {
         PrivateKeyDer::from_pem_slice(self.server_key.as_bytes()).unwrap()
     }
 }
-
-/// Requests as a test saw them, for receivers that are not HTTP.
-pub(crate) type Lines = Arc<Mutex<Vec<String>>>;

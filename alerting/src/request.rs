@@ -112,6 +112,8 @@ pub(crate) fn webhook(
         headers.insert(name.clone(), header_value(&text).map_err(in_part(part()))?);
     }
     for (name, value) in sign::headers(endpoint.keys(), id, now, &body) {
+        // What is shown has another body; a signature of that one would be good for it.
+        let value = if to == Purpose::Show && name == sign::SIGNATURE { HIDDEN.to_owned() } else { value };
         let value = HeaderValue::try_from(value).map_err(|_| RenderReason::ControlCharacter);
         headers.insert(HeaderName::from_static(name), value.map_err(in_part(name))?);
     }

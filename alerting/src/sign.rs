@@ -44,6 +44,9 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// The header that proves the others.
+pub(crate) const SIGNATURE: &str = "webhook-signature";
+
 /// The headers of one attempt, `at` being its own time: receivers refuse old timestamps, and retries keep the id.
 pub(crate) fn headers(
     keys: &[SigningKey],
@@ -64,7 +67,7 @@ pub(crate) fn headers(
         })
         .collect();
     if !signatures.is_empty() {
-        headers.push(("webhook-signature", signatures.join(" ")));
+        headers.push((SIGNATURE, signatures.join(" ")));
     }
     headers
 }

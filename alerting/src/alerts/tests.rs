@@ -1,8 +1,10 @@
 //! What is refused, where it says so, and how secrets stay.
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::*;
+use crate::Kind;
 
 #[test]
 fn what_is_wrong_is_named_with_its_endpoint_and_field() {

@@ -295,7 +295,7 @@ impl Dice {
     }
 
     fn one_in(&mut self, sides: u64) -> bool {
-        self.next() % sides == 0
+        self.next().is_multiple_of(sides)
     }
 
     fn below_ms(&mut self, ms: u64) -> Duration {
