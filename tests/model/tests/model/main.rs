@@ -1,0 +1,7 @@
+//! Every model holds, and notices every seeded bug. With `-- --nocapture` each says how many states it saw, or
+//! the way to the bug.
+
+mod election;
+mod gateway;
+mod resume;
+mod silence;
