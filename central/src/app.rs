@@ -26,6 +26,7 @@ use crate::{
     },
     listener::{self, Listeners},
     process_server::{ProcessServers, group::Groups},
+    records,
     store::{SharedStore, StoreError, sled::SledStore},
     tls,
 };
@@ -80,6 +81,7 @@ pub struct App {
     environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     listeners: Arc<Listeners>,
     ca: Arc<Ca>,
+    disk: Arc<Durable>,
     state: AppState,
     data_dir: PathBuf,
 }
@@ -174,10 +176,11 @@ impl App {
             environments,
             listeners,
             ca,
+            disk,
             state,
             data_dir,
         };
-        app.first_token(&config.environments).await?;
+        app.first_tokens(&config.environments).await?;
         Ok(app)
     }
 
@@ -199,24 +202,30 @@ impl App {
         self.ca.certificate_path()
     }
 
-    /// Where the first administrator finds a token.
+    /// Where the first administrator of the first Environment finds a token.
     pub fn admin_token_file(&self) -> PathBuf {
         self.data_dir.join("admin.token")
     }
 
-    /// On the first start nobody could sign in: one token with every right lies in the data
-    /// directory, readable by central's own user alone.
-    async fn first_token(&self, environments: &[EnvironmentName]) -> Result<(), BuildError> {
+    /// On its first start nobody could sign in to an Environment: one token with every right in it lies
+    /// in the data directory, readable by central's own user alone.
+    async fn first_tokens(&self, environments: &[EnvironmentName]) -> Result<(), BuildError> {
         let failed = |error: &dyn std::fmt::Display| BuildError::FirstToken(error.to_string());
-        let Some(environment) = environments.first() else { return Ok(()) };
         let tokens = &self.state.api_tokens;
-        if self.admin_token_file().exists() || !tokens.list(environment).await?.is_empty() {
-            return Ok(());
+        for (number, environment) in environments.iter().enumerate() {
+            let file = match number {
+                0 => self.admin_token_file(),
+                _ => self.data_dir.join(format!("admin.{environment}.token")),
+            };
+            if file.exists() || !tokens.list(environment).await?.is_empty() {
+                continue;
+            }
+            let made = tokens.create(environment, Role::CloudAdministrator, None, None).await;
+            let (text, _) = made.map_err(|error| failed(&error))?;
+            secret_file::write(&file, format!("{}\n", text.reveal()).as_bytes())
+                .map_err(|error| failed(&error))?;
         }
-        let made = tokens.create(environment, Role::CloudAdministrator, None, None).await;
-        let (text, _) = made.map_err(|error| failed(&error))?;
-        secret_file::write(&self.admin_token_file(), format!("{}\n", text.reveal()).as_bytes())
-            .map_err(|error| failed(&error))
+        Ok(())
     }
 
     /// Sets everything going.
@@ -253,6 +262,15 @@ impl App {
         parts.spawn(async move {
             renew_server(&ca, &stop).await;
             "the renewal of central's certificate"
+        });
+        let (stop, disk) = (cancel.clone(), self.disk);
+        let tunnels = self.environments.values().map(|environment| environment.tunnel.subscribe()).collect();
+        parts.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = records::until_useless(&disk, tunnels) => {}
+            }
+            "the keeping of central's records"
         });
         Running { parts, keepers, environments: self.environments, cancel }
     }

@@ -12,5 +12,6 @@ pub mod events;
 pub mod gateway;
 pub mod listener;
 pub mod process_server;
+pub mod records;
 pub mod store;
 pub mod tls;

@@ -3,23 +3,31 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::Launch;
+use crate::process::{Launch, signal};
 use crate::{Api, Folder, Process, Stop, port, program, wait_until};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 
-/// A running `postern-central serve`.
+/// A running `postern-central serve`, seen by an administrator of one of its Environments. It runs
+/// until the last of its clones is gone.
+#[derive(Clone)]
 pub struct Central {
     api: Api,
     token_file: PathBuf,
     ca_cert: PathBuf,
     admin: SocketAddr,
     tunnel: SocketAddr,
-    _process: Process,
+    running: Arc<Running>,
+}
+
+struct Running {
+    process: Process,
     // Last, so that it outlives the process that writes into it.
     folder: Folder,
 }
@@ -27,10 +35,18 @@ pub struct Central {
 impl Central {
     /// Starts it and signs in as its first administrator.
     pub async fn start() -> Self {
+        Self::start_with(&["default"], "").await
+    }
+
+    /// The same with these Environments, and with `settings` appended to its file, whose last section
+    /// is `[tunnel]`. Answers with the first Environment's administrator.
+    pub async fn start_with(environments: &[&str], settings: &str) -> Self {
         let folder = Folder::new("central");
         let (admin, tunnel) = (port::free(), port::free());
         let data_dir = folder.join("data");
-        let config = folder.write("central.toml", Self::config(&data_dir, admin, tunnel));
+        let config = Self::config(&data_dir, admin, tunnel);
+        let config =
+            folder.write("central.toml", format!("environments = {environments:?}\n{config}{settings}"));
         let mut command = Command::new(program("postern-central"));
         command.arg("serve").arg("--config").arg(config);
         let log = folder.join("central.log");
@@ -43,10 +59,31 @@ impl Central {
                 token_file.exists() && ca_cert.exists() && tokio::net::TcpStream::connect(admin).await.is_ok()
             })
             .await;
-        let token = std::fs::read_to_string(&token_file)
-            .unwrap_or_else(|error| panic!("{} could not be read: {error}", token_file.display()));
-        let api = Api::new(&format!("https://{admin}"), &ca_cert, token.trim());
-        Self { api, token_file, ca_cert, admin, tunnel, _process: process, folder }
+        let api = sign_in(admin, &ca_cert, &token_file);
+        let running = Arc::new(Running { process, folder });
+        Self { api, token_file, ca_cert, admin, tunnel, running }
+    }
+
+    /// The same central, seen by the first administrator of another of its Environments.
+    pub fn as_seen_in(&self, environment: &str) -> Self {
+        let token_file = self.data_dir().join(format!("admin.{environment}.token"));
+        let api = sign_in(self.admin, &self.ca_cert, &token_file);
+        Self { api, token_file, ..self.clone() }
+    }
+
+    /// Where it keeps its state.
+    pub fn data_dir(&self) -> PathBuf {
+        self.running.folder.join("data")
+    }
+
+    /// Tells it to stop, as its operator would, and does not wait.
+    pub fn stop(&self) {
+        signal(self.running.process.pid(), Signal::TERM);
+    }
+
+    /// The last lines it printed.
+    pub fn log_tail(&self) -> String {
+        self.running.process.log_tail()
     }
 
     /// What central's file says at least.
@@ -80,7 +117,7 @@ impl Central {
                 .as_str()
                 .unwrap_or_else(|| panic!("{name} is missing in an enrolment token's answer"))
         };
-        self.folder.write_private(&format!("{}.enrolment", field("id")), field("token"))
+        self.running.folder.write_private(&format!("{}.enrolment", field("id")), field("token"))
     }
 
     /// The administrator's command line, signed in.
@@ -100,4 +137,10 @@ impl Central {
         })
         .await;
     }
+}
+
+fn sign_in(admin: SocketAddr, ca_cert: &Path, token_file: &Path) -> Api {
+    let token = std::fs::read_to_string(token_file)
+        .unwrap_or_else(|error| panic!("{} could not be read: {error}", token_file.display()));
+    Api::new(&format!("https://{admin}"), ca_cert, token.trim())
 }

@@ -7,20 +7,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::process::{Launch, run, signal};
-use crate::{Api, Folder, Process, Stop, port, program, wait_until};
+use crate::{Api, Folder, Process, SmallDisk, Stop, port, program, wait_until};
 
 pub use look::{Member, Shown, Switch};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// Elections take half a second; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(30);
+
+/// Central's folder, beside its agents'.
+const CENTRAL: &str = "central";
 
 /// A destination may be anywhere on this machine.
 const AGENT_TOML: &str =
@@ -34,6 +37,8 @@ pub struct Hosts {
     /// The running agents.
     agents: BTreeMap<String, Process>,
     central: Option<Process>,
+    /// By whose state lies on them; after the processes, which must have let go of them.
+    disks: BTreeMap<String, SmallDisk>,
     // Last, so that it outlives the processes that write into it.
     folder: Folder,
 }
@@ -41,7 +46,17 @@ pub struct Hosts {
 impl Hosts {
     /// Central alone, with `settings` appended to its configuration.
     pub async fn central(settings: &str) -> Self {
+        Self::start_on(Folder::new("hosts"), BTreeMap::new(), settings).await
+    }
+
+    /// The same, with central's state on a [`SmallDisk`].
+    pub async fn central_on_a_small_disk(settings: &str) -> Self {
         let folder = Folder::new("hosts");
+        let disk = SmallDisk::over(&folder.make(CENTRAL));
+        Self::start_on(folder, BTreeMap::from([(CENTRAL.to_owned(), disk)]), settings).await
+    }
+
+    async fn start_on(folder: Folder, disks: BTreeMap<String, SmallDisk>, settings: &str) -> Self {
         let (admin, tunnel) = (port::free(), port::free());
         let config = format!(
             "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
@@ -58,26 +73,47 @@ impl Hosts {
         .await;
         until_listening(admin).await;
         let api = Api::new(&format!("https://{admin}"), &folder.join("central/ca.pem"), &token);
-        Self { api, admin, tunnel, agents: BTreeMap::new(), central: Some(central), folder }
+        Self { api, admin, tunnel, agents: BTreeMap::new(), central: Some(central), disks, folder }
     }
 
     /// A gateway of these agents, up, each of them voting, and the first one active.
     pub async fn up(names: &[&str], settings: &str) -> Self {
         let mut hosts = Self::central(settings).await;
-        for name in names {
-            hosts.enrol(name).await;
-            hosts.mark(name, true).await;
-        }
-        hosts.restart(names[0]).await;
-        hosts.until_active(names[0]).await;
-        let witness = names.len().is_multiple_of(2).then_some("witness");
-        hosts.until_group_is(&names.iter().copied().chain(witness).collect::<Vec<_>>()).await;
+        hosts.form(names).await;
         hosts
+    }
+
+    /// Makes a gateway of these agents, none of them enrolled yet: up, each of them voting, and the
+    /// first one active.
+    pub async fn form(&mut self, names: &[&str]) {
+        for name in names {
+            self.enrol(name).await;
+            self.mark(name, true).await;
+        }
+        self.restart(names[0]).await;
+        self.until_active(names[0]).await;
+        let witness = names.len().is_multiple_of(2).then_some("witness");
+        self.until_group_is(&names.iter().copied().chain(witness).collect::<Vec<_>>()).await;
     }
 
     /// The REST API, with every right.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// The state of the agent `name`, which is not enrolled yet, will lie on a [`SmallDisk`].
+    pub fn give_small_disk(&mut self, name: &str) {
+        self.disks.insert(name.to_owned(), SmallDisk::over(&self.folder.make(name)));
+    }
+
+    /// The disk of an agent that was given one.
+    pub fn disk(&self, name: &str) -> &SmallDisk {
+        self.disks.get(name).unwrap_or_else(|| panic!("{name} has no small disk"))
+    }
+
+    /// Central's, where it has one.
+    pub fn central_disk(&self) -> &SmallDisk {
+        self.disk(CENTRAL)
     }
 
     /// Enrols an agent with a token made for this name, and starts it. Returns once central hears it.
@@ -124,6 +160,30 @@ impl Hosts {
     /// Stops central as its operator would.
     pub fn stop_central(&mut self) {
         self.central.take().expect("central runs").stop();
+    }
+
+    /// Has an agent ended by itself? Answers with how, and with what it said last.
+    pub fn ended(&mut self, name: &str) -> Option<(ExitStatus, String)> {
+        let mut process = self.take(name);
+        match process.ended() {
+            Some(ended) => Some((ended, process.log_tail())),
+            None => {
+                self.agents.insert(name.to_owned(), process);
+                None
+            }
+        }
+    }
+
+    /// Has central ended by itself? Answers with how, and with what it said last.
+    pub fn central_ended(&mut self) -> Option<(ExitStatus, String)> {
+        let mut central = self.central.take().expect("central runs");
+        match central.ended() {
+            Some(ended) => Some((ended, central.log_tail())),
+            None => {
+                self.central = Some(central);
+                None
+            }
+        }
     }
 
     /// Starts central again on what it left behind.
@@ -183,11 +243,16 @@ impl Hosts {
     /// # Panics
     /// When it ends with another exit code than 0.
     pub fn posternctl(&self, arguments: &[&str]) -> String {
+        run(&self.posternctl_command(arguments), None)
+    }
+
+    /// The same, not run yet: for what is refused.
+    pub fn posternctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("posternctl"));
         command.args(arguments).args(["--server", &format!("https://{}", self.admin)]);
         command.arg("--token-file").arg(self.folder.join("central/admin.token"));
         command.arg("--ca-cert").arg(self.folder.join("central/ca.pem"));
-        run(&command, None)
+        command
     }
 
     /// Waits until central hears an agent on its control websocket.

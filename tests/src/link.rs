@@ -1,11 +1,12 @@
-//! A TCP link that breaks on command: cut, frozen, refusing, or cut after so many bytes.
+//! A TCP link that breaks on command: cut, closed, frozen, refusing, or cut after so many bytes.
 //!
 //! A test stands a link in front of a server and tells apart what crosses it by the bytes each
 //! connection has carried: the connection that took the bulk is the tunnel, the quiet ones are
 //! control websockets.
 //!
-//! A cut is an RST to both sides, as when a firewall loses patience; a frozen connection stays open
-//! and carries nothing, as when a cable is pulled.
+//! A cut is an RST to both sides, as when a firewall loses patience; a close is a FIN to both, as when
+//! a proxy's time is up; a frozen connection stays open and carries nothing, or nothing one way, as
+//! when a cable is pulled or a router forgets.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,14 +35,24 @@ impl Link {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port can be listened on");
         let addr = listener.local_addr().expect("a listener has an address");
-        let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(carry(listener, target, Arc::clone(&shared))).abort_handle();
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            connections: Mutex::default(),
+            accepted: AtomicUsize::new(0),
+            policy: Mutex::default(),
+        });
+        let task = tokio::spawn(carry(listener, Arc::clone(&shared))).abort_handle();
         Self { addr, shared, task }
     }
 
     /// Where to connect to.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// From now on new connections lead to another target.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *lock(&self.shared.target) = target;
     }
 
     /// The connections that are open now, oldest first.
@@ -106,9 +117,29 @@ impl Connection {
         self.set(Mode::Cut);
     }
 
+    /// Closes the connection towards both sides, properly as far as TCP is concerned.
+    pub fn close(&self) {
+        self.set(Mode::Closed);
+    }
+
+    /// Cuts the connection once it has carried exactly `bytes` more, both directions counted together.
+    pub fn cut_after(&self, bytes: u64) {
+        *lock(&self.0.budget) = Some(bytes);
+    }
+
     /// Carries nothing any more, and tells nobody.
     pub fn freeze(&self) {
-        self.set(Mode::Frozen);
+        self.set(Mode::Frozen { up: true, down: true });
+    }
+
+    /// Carries nothing from the side that dialled any more, but still everything to it.
+    pub fn freeze_up(&self) {
+        self.set(Mode::Frozen { up: true, down: false });
+    }
+
+    /// Carries nothing to the side that dialled any more, but still everything from it.
+    pub fn freeze_down(&self) {
+        self.set(Mode::Frozen { up: false, down: true });
     }
 
     /// Carries again, what was held back first.
@@ -123,13 +154,13 @@ impl Connection {
 
     /// Is it still there?
     pub fn is_open(&self) -> bool {
-        *self.0.mode.borrow() != Mode::Cut
+        !self.0.mode.borrow().is_over()
     }
 
     fn set(&self, mode: Mode) {
-        // A connection that is cut stays cut.
+        // A connection that is over stays over.
         self.0.mode.send_if_modified(|now| {
-            let changes = *now != Mode::Cut && *now != mode;
+            let changes = !now.is_over() && *now != mode;
             if changes {
                 *now = mode;
             }
@@ -138,8 +169,8 @@ impl Connection {
     }
 }
 
-#[derive(Default)]
 struct Shared {
+    target: Mutex<SocketAddr>,
     connections: Mutex<Vec<Connection>>,
     accepted: AtomicUsize,
     policy: Mutex<Policy>,
@@ -155,34 +186,63 @@ struct Policy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Carry,
-    Frozen,
+    Frozen { up: bool, down: bool },
+    Closed,
     Cut,
+}
+
+impl Mode {
+    fn is_over(self) -> bool {
+        matches!(self, Mode::Closed | Mode::Cut)
+    }
+
+    fn carries(self, way: Way) -> bool {
+        match (self, way) {
+            (Mode::Frozen { up, .. }, Way::Up) => !up,
+            (Mode::Frozen { down, .. }, Way::Down) => !down,
+            (Mode::Carry | Mode::Closed | Mode::Cut, _) => true,
+        }
+    }
+}
+
+/// From the side that dialled, or to it.
+#[derive(Clone, Copy)]
+enum Way {
+    Up,
+    Down,
 }
 
 struct State {
     up: AtomicU64,
     down: AtomicU64,
     /// How many bytes it may still carry, where there is a limit.
-    budget: Option<Mutex<u64>>,
+    budget: Mutex<Option<u64>>,
     mode: watch::Sender<Mode>,
 }
 
 impl State {
     /// How many of `bytes` may be carried, the last ones the connection carries included.
     fn admit(&self, bytes: usize) -> usize {
-        let Some(budget) = &self.budget else { return bytes };
-        let mut left = lock(budget);
+        let mut budget = lock(&self.budget);
+        let Some(left) = budget.as_mut() else { return bytes };
         let admitted = bytes.min(usize::try_from(*left).unwrap_or(usize::MAX));
         *left -= admitted as u64;
         admitted
     }
 
     fn is_spent(&self) -> bool {
-        self.budget.as_ref().is_some_and(|budget| *lock(budget) == 0)
+        *lock(&self.budget) == Some(0)
+    }
+
+    fn carried(&self, way: Way) -> &AtomicU64 {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
     }
 }
 
-async fn carry(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
+async fn carry(listener: TcpListener, shared: Arc<Shared>) {
     // Aborted with the link; the set then aborts the connections.
     let mut running = JoinSet::new();
     loop {
@@ -197,11 +257,12 @@ async fn carry(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
         let connection = Connection(Arc::new(State {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
-            budget: policy.bytes.map(Mutex::new),
+            budget: Mutex::new(policy.bytes),
             mode: watch::Sender::new(Mode::Carry),
         }));
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         lock(&shared.connections).push(connection.clone());
+        let target = *lock(&shared.target);
         running.spawn(async move {
             match TcpStream::connect(target).await {
                 Ok(to) => join(from, to, &connection).await,
@@ -215,40 +276,35 @@ async fn carry(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
 /// Carries both directions until both have ended or the connection is cut.
 async fn join(mut from: TcpStream, mut to: TcpStream, connection: &Connection) {
     let state = &connection.0;
-    let whole = {
+    let proper = {
         let (from_read, from_write) = from.split();
         let (to_read, to_write) = to.split();
         let mut mode = state.mode.subscribe();
         let both = async {
             tokio::try_join!(
-                pump(from_read, to_write, state, &state.up),
-                pump(to_read, from_write, state, &state.down),
+                pump(from_read, to_write, state, Way::Up),
+                pump(to_read, from_write, state, Way::Down),
             )
             .is_ok()
         };
         tokio::select! {
-            whole = both => whole,
-            _ = mode.wait_for(|&mode| mode == Mode::Cut) => false,
+            proper = both => proper,
+            over = mode.wait_for(|mode| mode.is_over()) => over.is_ok_and(|mode| *mode == Mode::Closed),
         }
     };
-    if !whole {
+    if !proper {
         reset(from);
         reset(to);
     }
 }
 
-async fn pump(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    state: &State,
-    carried: &AtomicU64,
-) -> io::Result<()> {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State, way: Way) -> io::Result<()> {
     let mut mode = state.mode.subscribe();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let count = from.read(&mut piece).await?;
         // What was read before the freeze is held back too.
-        if mode.wait_for(|&mode| mode != Mode::Frozen).await.is_err() {
+        if mode.wait_for(|mode| mode.carries(way)).await.is_err() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         if count == 0 {
@@ -256,7 +312,7 @@ async fn pump(
         }
         let admitted = state.admit(count);
         to.write_all(&piece[..admitted]).await?;
-        carried.fetch_add(admitted as u64, Ordering::Relaxed);
+        state.carried(way).fetch_add(admitted as u64, Ordering::Relaxed);
         if state.is_spent() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -333,6 +389,45 @@ mod tests {
 
         connection.thaw();
         assert_eq!(read_exactly(&mut server, 6).await, b"during");
+    }
+
+    #[tokio::test]
+    async fn a_connection_frozen_one_way_carries_the_other() {
+        let (link, mut client, mut server) = linked().await;
+
+        only(&link).freeze_up();
+        client.write_all(b"up").await.unwrap();
+        server.write_all(b"down").await.unwrap();
+        assert_eq!(read_exactly(&mut client, 4).await, b"down");
+        let silence = tokio::time::timeout(Duration::from_millis(200), server.read(&mut [0])).await;
+        assert!(silence.is_err(), "a way that is frozen delivered {silence:?}");
+
+        only(&link).thaw();
+        assert_eq!(read_exactly(&mut server, 2).await, b"up");
+    }
+
+    #[tokio::test]
+    async fn a_close_is_a_proper_end_for_both_sides() {
+        let (link, mut client, mut server) = linked().await;
+
+        only(&link).close();
+
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+        assert!(link.connections().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_cut_after_so_many_more_bytes() {
+        let (link, mut client, mut server) = linked().await;
+        client.write_all(b"before").await.unwrap();
+        assert_eq!(read_exactly(&mut server, 6).await, b"before");
+
+        let connection = only(&link);
+        connection.cut_after(3);
+        client.write_all(b"after").await.unwrap();
+        assert!(client.read(&mut [0]).await.is_err());
+        assert_eq!(connection.up_bytes(), 9);
     }
 
     #[tokio::test]

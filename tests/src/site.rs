@@ -33,7 +33,16 @@ impl Site {
 
     /// The same; the agents' hosts allow further places, pairs of host and port.
     pub async fn start_allowing(names: &[&str], destination: SocketAddr, further: &[(&str, u16)]) -> Self {
-        let central = Central::start().await;
+        Self::start_in(Central::start().await, names, destination, further).await
+    }
+
+    /// The same in a central that was started before.
+    pub async fn start_in(
+        central: Central,
+        names: &[&str],
+        destination: SocketAddr,
+        further: &[(&str, u16)],
+    ) -> Self {
         let ip = destination.ip().to_string();
         let allowed: Vec<_> = [(ip.as_str(), destination.port())].iter().chain(further).copied().collect();
 
@@ -93,6 +102,11 @@ impl Site {
     /// The link that carries everything between the agent `name` and central.
     pub fn link(&self, name: &str) -> &Link {
         &self.agent(name).link
+    }
+
+    /// The last lines that the agent `name` printed.
+    pub fn log_tail(&self, name: &str) -> String {
+        self.agent(name).process.log_tail()
     }
 
     /// Every agent's link.

@@ -42,12 +42,14 @@ impl Witness {
 async fn report_changes(group: Group, environment: Arc<Environment>) {
     let (mut claims, mut members, mut leadership) = (group.claims(), group.members(), group.leadership());
     loop {
-        let changed = tokio::select! {
-            changed = claims.changed() => changed,
-            changed = members.changed() => changed,
-            changed = leadership.changed() => changed,
-        };
-        if changed.is_err() || environment.keeper.send(Event::GroupChanged).await.is_err() {
+        // The group's last word, that it has stopped, still counts when nobody is left to say more.
+        tokio::select! {
+            Ok(()) = claims.changed() => {}
+            Ok(()) = members.changed() => {}
+            Ok(()) = leadership.changed() => {}
+            else => return,
+        }
+        if environment.keeper.send(Event::GroupChanged).await.is_err() {
             return;
         }
     }

@@ -6,6 +6,9 @@ import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.sql.Statement;
 import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.Properties;
 import java.util.SplittableRandom;
 import java.util.concurrent.CountDownLatch;
@@ -16,7 +19,8 @@ import org.postgresql.largeobject.LargeObjectManager;
 /**
  * What an application does to a database over JDBC, step by step: one JSON line a step, exit 1 at the first that fails.
  *
- * <p>{@code java Traffic HOST:PORT/DATABASE ROOT_CERTIFICATE}; user and password come from PGUSER and PGPASSWORD.
+ * <p>{@code java Traffic HOST:PORT/DATABASE ROOT_CERTIFICATE [STEP…]}, all steps where none is named; user and
+ * password come from PGUSER and PGPASSWORD.
  */
 public final class Traffic {
     private static final int BATCH_ROWS = 10_000;
@@ -46,12 +50,17 @@ public final class Traffic {
 
     public static void main(String[] args) {
         Traffic traffic = new Traffic(args[0], args[1]);
-        traffic.step("tls", traffic::tls);
-        traffic.step("prepared_statements", traffic::preparedStatements);
-        traffic.step("batch", traffic::batch);
-        traffic.step("cursor", traffic::cursor);
-        traffic.step("large_object", traffic::largeObject);
-        traffic.step("cancel", traffic::cancel);
+        Map<String, Step> steps = new LinkedHashMap<>();
+        steps.put("tls", traffic::tls);
+        steps.put("prepared_statements", traffic::preparedStatements);
+        steps.put("batch", traffic::batch);
+        steps.put("cursor", traffic::cursor);
+        steps.put("large_object", traffic::largeObject);
+        steps.put("cancel", traffic::cancel);
+        if (args.length > 2) {
+            steps.keySet().retainAll(List.of(args).subList(2, args.length));
+        }
+        steps.forEach(traffic::step);
     }
 
     private void step(String name, Step step) {
