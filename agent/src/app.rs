@@ -489,8 +489,10 @@ impl App {
         self.shared.set_hears_central(control_up || tunnel_up);
         let identity = self.surroundings.identity.borrow().clone();
         let dialer = &self.surroundings.dialer;
+        let raft = self.cluster.group().map(|group| group.status().into());
         self.shown.send_modify(|snapshot| {
             snapshot.update(&report, active, control_up, tunnel_up, tunnel.as_ref());
+            snapshot.raft = raft;
             snapshot.refresh(&identity, dialer);
         });
     }

@@ -276,11 +276,11 @@ impl Group {
     /// Raft's inner state, for people.
     pub fn status(&self) -> Status {
         let now = self.metrics();
-        let (timings, worst_round_trip) = self.pace();
+        let timings = self.timings();
         Status {
             timings,
             stopgap: timings != self.core().committed_timings(),
-            worst_round_trip,
+            worst_round_trip: self.measured().paths().worst(Instant::now()),
             seat: self.seat(),
             state: format!("{:?}", now.state).to_lowercase(),
             term: now.current_term,
@@ -299,12 +299,6 @@ impl Group {
     /// The seat this node sits on.
     pub fn seat(&self) -> Seat {
         self.inner.config.seat
-    }
-
-    /// The set this node runs with, and the worst round trip of any member's path as far as it
-    /// knows: what the group's timings are chosen by.
-    pub fn pace(&self) -> (Timings, Option<Duration>) {
-        (self.timings(), self.measured().paths().worst(Instant::now()))
     }
 
     pub(crate) fn of(inner: Arc<Inner>) -> Self {
@@ -373,9 +367,10 @@ pub struct Status {
     pub purged: Option<u64>,
     /// The set in force on this node.
     pub timings: Timings,
-    /// It was taken without the log, because no leader could prove itself with the log's set.
+    /// It is not the log's set: taken because no leader could prove itself with that one, or about
+    /// to be exchanged for it.
     pub stopgap: bool,
-    /// Of any member's path, as far as this node knows.
+    /// Of any member's path, as far as this node knows: what the group's timings are chosen by.
     pub worst_round_trip: Option<Duration>,
     /// Why Raft has ended, if it has.
     pub stopped: Option<String>,

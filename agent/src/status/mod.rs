@@ -60,10 +60,29 @@ pub struct Snapshot {
     pub leader: Option<NodeId>,
     /// The epoch under which this agent is, or drains as, the active.
     pub epoch: Option<Epoch>,
+    /// How this agent's node of the group runs; `None` without a seat.
+    pub raft: Option<RaftShown>,
     pub tunnel: TunnelShown,
     pub central: CentralShown,
     pub certificate: CertificateShown,
     pub allow_list: AllowListShown,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RaftShown {
+    /// The timings in force.
+    pub timings: group::Timings,
+    /// Of any member's path, as far as it is known: what the timings are chosen by.
+    pub worst_round_trip_ms: Option<f64>,
+}
+
+impl From<group::Status> for RaftShown {
+    fn from(status: group::Status) -> Self {
+        Self {
+            timings: status.timings,
+            worst_round_trip_ms: status.worst_round_trip.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -118,6 +137,7 @@ impl Snapshot {
             seat: None,
             leader: None,
             epoch: None,
+            raft: None,
             tunnel: TunnelShown::default(),
             central: CentralShown {
                 url: identity.central.to_string(),
@@ -295,13 +315,19 @@ pub(crate) mod tests {
             last_error: None,
         };
         shown.update(&report, Some(Epoch { group: 2, claim: 17 }), true, true, None);
+        shown.raft = Some(RaftShown { timings: group::Timings::default(), worst_round_trip_ms: Some(12.34) });
         let (_tell, seen) = watch::channel(shown.clone());
         let serving = tokio::spawn(serve(&config, seen).unwrap());
 
         assert_eq!(ask(folder.path()).await.unwrap(), shown);
         let text = command(folder.path(), Output::Text).await.unwrap();
-        for words in ["gw in environment acme", "active", "epoch 2.17", "connected to https://localhost:443"]
-        {
+        for words in [
+            "gw in environment acme",
+            "active",
+            "epoch 2.17",
+            "connected to https://localhost:443",
+            "heartbeat 100 ms, election 300-600 ms, slowest path 12.3 ms",
+        ] {
             assert!(text.contains(words), "{words:?} is not in:\n{text}");
         }
         serving.abort();

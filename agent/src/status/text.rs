@@ -55,6 +55,11 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             }
         },
     );
+    if let Some(raft) = &snapshot.raft {
+        let slowest =
+            raft.worst_round_trip_ms.map_or_else(String::new, |ms| format!(", slowest path {ms:.1} ms"));
+        line("Raft", format!("{}{slowest}", raft.timings));
+    }
     line("Certificate", format!("expires {}", snapshot.certificate.expires));
     let list = &snapshot.allow_list;
     let place = list.path.as_ref().map_or("agent.toml".to_owned(), |path| path.display().to_string());

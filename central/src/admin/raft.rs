@@ -20,6 +20,9 @@ pub(super) struct RaftAnswer {
     last_claim: Option<ClaimView>,
     /// How many more voting members the group can lose and still change its active.
     can_lose: Option<usize>,
+    /// In force; chosen by the worst round trip of any member's path.
+    timings: group::Timings,
+    worst_round_trip_ms: Option<f64>,
     members: Vec<Member>,
 }
 
@@ -56,6 +59,8 @@ pub(super) async fn show(
         last_applied: raft.last_applied,
         last_claim: raft.last_claim.clone(),
         can_lose: view.can_lose,
+        timings: raft.timings,
+        worst_round_trip_ms: raft.worst_round_trip.map(|rtt| rtt.as_secs_f64() * 1_000.0),
         members: members(raft, &view),
     })))
 }

@@ -2,7 +2,7 @@
 //!
 //! Every word of state says since when; what an agent told carries when it was heard.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use proto::{
     AgentId, BootId, Epoch, Name, NodeId,
@@ -121,6 +121,10 @@ pub struct RaftView {
     pub learners: Vec<NodeId>,
     pub last_applied: u64,
     pub last_claim: Option<ClaimView>,
+    /// The set that the witness runs with.
+    pub timings: group::Timings,
+    /// Of any member's path, as far as the witness knows.
+    pub worst_round_trip: Option<Duration>,
     pub seats: Vec<SeatView>,
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::http::{Method, StatusCode};
 use central::{
     admin::Role,
@@ -102,6 +104,8 @@ async fn raft_is_null_without_a_group_and_lists_its_members_with_one() {
             learners: vec![],
             last_applied: 40,
             last_claim: None,
+            timings: group::Timings::default(),
+            worst_round_trip: Some(Duration::from_micros(12_340)),
             seats: vec![seat("gw-a", 2), seat("gw-b", 3), seat("gw-c", 4)],
         });
     });
@@ -118,4 +122,6 @@ async fn raft_is_null_without_a_group_and_lists_its_members_with_one() {
         ]
     );
     assert_eq!((&body["can_lose"], &body["generation"]), (&json!(1), &json!(2)));
+    let timings = json!({ "heartbeat_ms": 100, "election_min_ms": 300, "election_max_ms": 600 });
+    assert_eq!((&body["timings"], &body["worst_round_trip_ms"]), (&timings, &json!(12.34)));
 }

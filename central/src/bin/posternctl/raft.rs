@@ -16,7 +16,16 @@ struct Raft {
     last_applied: u64,
     last_claim: Option<Claim>,
     can_lose: Option<u64>,
+    timings: Timings,
+    worst_round_trip_ms: Option<f64>,
     members: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Timings {
+    heartbeat_ms: u64,
+    election_min_ms: u64,
+    election_max_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,11 +75,15 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
     let claim = raft
         .last_claim
         .map(|claim| format!("{}.{} by node {}", claim.epoch.group, claim.epoch.claim, claim.node));
+    let Timings { heartbeat_ms, election_min_ms, election_max_ms } = raft.timings;
+    let timings = format!("heartbeat {heartbeat_ms} ms, election {election_min_ms}-{election_max_ms} ms");
     screen.line("")?;
     Ok(screen.properties(&[
         ("Generation", raft.generation.to_string()),
         ("Last applied", raft.last_applied.to_string()),
         ("Last claim", or_dash(claim)),
         ("Can lose", raft.can_lose.map_or_else(|| "-".into(), losses)),
+        ("Timings", timings),
+        ("Slowest path", raft.worst_round_trip_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms"))),
     ])?)
 }

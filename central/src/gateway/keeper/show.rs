@@ -135,6 +135,7 @@ impl Keeper {
         let members = witness.group.members().borrow().clone();
         let claim = *witness.group.claims().borrow();
         let group = self.record.group.as_ref()?;
+        let status = witness.group.status();
         Some(RaftView {
             generation: witness.seat.group,
             witness: witness.seat.node,
@@ -143,6 +144,8 @@ impl Keeper {
             learners: members.learners.iter().copied().collect(),
             last_applied: members.last_applied,
             last_claim: claim.map(|c| ClaimView { epoch: c.epoch, node: c.node, boot: c.boot }),
+            timings: status.timings,
+            worst_round_trip: status.worst_round_trip,
             seats: group
                 .seats
                 .iter()
