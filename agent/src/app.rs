@@ -30,6 +30,7 @@ use crate::{
     data_dir::DataDir,
     dialer::Dialer,
     identity::{Identity, renew},
+    leave::Leave,
     peer::{PeerHandler, PeerNet},
     role::{Action, Claim, Leadership, Role, RoleMachine},
     status,
@@ -56,6 +57,15 @@ pub enum Outcome {
     Stopped,
     /// Central asked for a restart of the process.
     Restart,
+}
+
+/// How a run is asked to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// As soon as another candidate carries what this one does.
+    pub soon: CancellationToken,
+    /// At once.
+    pub now: CancellationToken,
 }
 
 /// Why the agent could not start or go on.
@@ -94,6 +104,8 @@ pub struct App {
     tunnel_up: bool,
     tunnel: Option<KeptTunnel>,
     draining: Option<KeptTunnel>,
+    /// How this run is to end, once it may.
+    leaving: Option<(Outcome, Leave)>,
     reported: Option<AgentReport>,
     last_error: Option<String>,
     shown: watch::Sender<status::Snapshot>,
@@ -225,6 +237,7 @@ impl App {
             tunnel_up: false,
             tunnel: None,
             draining: None,
+            leaving: None,
             reported: None,
             last_error: None,
             shown,
@@ -237,21 +250,25 @@ impl App {
         })
     }
 
-    /// Runs until `stop`, or until central asks for a restart.
+    /// Runs until it is asked to end, or until central asks for a restart; an active then leaves as
+    /// [`Leave`] says, unless it is asked again.
     ///
     /// # Errors
     /// When a part that may never end has ended, or the group's records failed.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<Outcome, AppError> {
+    pub async fn run(mut self, stop: Stop) -> Result<Outcome, AppError> {
         let outcome = loop {
             self.carry_out();
             self.show();
-            let timer = self.role.poll_timeout();
-            tokio::select! {
-                Some(event) = self.inputs.control.recv() => {
-                    if self.heard_control(event).await? {
-                        break Outcome::Restart;
-                    }
+            if let Some((outcome, leave)) = &mut self.leaving {
+                leave.handle_role(self.role.role(), Instant::now());
+                if leave.may_go(Instant::now()) {
+                    break *outcome;
                 }
+            }
+            let leaves_at = self.leaving.as_ref().and_then(|(_, leave)| leave.poll_timeout());
+            let timer = self.role.poll_timeout().into_iter().chain(leaves_at).min();
+            tokio::select! {
+                Some(event) = self.inputs.control.recv() => self.heard_control(event).await?,
                 Some(event) = self.inputs.cluster.recv() => self.heard_cluster(event)?,
                 Some(event) = self.inputs.tunnel.recv() => self.heard_tunnel(event),
                 Some(claimed) = self.claimed.1.recv() => if !claimed {
@@ -261,15 +278,36 @@ impl App {
                 Some(_done) = self.errands.join_next() => {}
                 Some(_done) = self.hand_overs.join_next() => {}
                 () = sleep_until(timer) => self.role.handle_timeout(Instant::now()),
-                () = stop.cancelled() => break Outcome::Stopped,
+                // Also while it is on its way to a restart: then it stays away.
+                () = stop.soon.cancelled(), if !self.is_stopping() => self.leave(Outcome::Stopped),
+                () = stop.now.cancelled() => break Outcome::Stopped,
             }
         };
         self.stop().await;
         Ok(outcome)
     }
 
-    /// `true` when the process is to restart.
-    async fn heard_control(&mut self, event: ControlEvent) -> Result<bool, AppError> {
+    fn is_stopping(&self) -> bool {
+        matches!(self.leaving, Some((Outcome::Stopped, _)))
+    }
+
+    /// Begins to leave; the loop looks when it may.
+    fn leave(&mut self, outcome: Outcome) {
+        let now = Instant::now();
+        let role = self.role.role();
+        let leave = Leave::begin(role, self.control_up, self.settings.drain_timeout(), now);
+        if !leave.may_go(now) {
+            tracing::info!(
+                ?role,
+                "Asked to end: another candidate takes over first. Asked once more, it ends at once"
+            );
+            self.control.tell(AgentMessage::Leaving {});
+        }
+        self.role.handle_leaving(now);
+        self.leaving = Some((outcome, leave));
+    }
+
+    async fn heard_control(&mut self, event: ControlEvent) -> Result<(), AppError> {
         let now = Instant::now();
         match event {
             ControlEvent::Up(welcome) => {
@@ -279,6 +317,12 @@ impl App {
                 self.last_error = None;
                 self.reported = None;
                 self.role.handle_central(true, now);
+                if let Some(tunnel) = &self.tunnel {
+                    tunnel.try_now();
+                }
+                if self.leaving.is_some() {
+                    self.control.tell(AgentMessage::Leaving {});
+                }
                 if let Some(group) = self.cluster.group() {
                     // The witness can be reached again.
                     group.members().borrow().voters.iter().for_each(|node| group.peer_back(*node));
@@ -306,14 +350,22 @@ impl App {
                 CentralMessage::TakeLead { .. } => {} // sent before the seat changed
                 CentralMessage::Restart { .. } => {
                     tracing::info!("Central asked this process to restart");
-                    return Ok(true);
+                    self.leave(Outcome::Restart);
+                }
+                CentralMessage::Relief { successor } => {
+                    if let Some((_, leave)) = &mut self.leaving {
+                        tracing::info!(?successor, "Central said who takes over");
+                        leave.handle_relief(successor.is_some(), now);
+                    }
                 }
                 // Answered where the link is driven; a call is served before it comes here.
-                CentralMessage::RaftCall(_) | CentralMessage::RaftReply(_) | CentralMessage::Probe { .. } => {
-                }
+                CentralMessage::RaftCall(_)
+                | CentralMessage::RaftReply(_)
+                | CentralMessage::Probe { .. }
+                | CentralMessage::Stopping {} => {}
             },
         }
-        Ok(false)
+        Ok(())
     }
 
     async fn seat(&mut self, grant: SeatGrant) -> Result<(), AppError> {

@@ -27,6 +27,10 @@ use program::explain;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// The last one.
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// After a planned stop central is back soon: the ceiling of every wait, for so long. The restart of a
+/// service takes seconds, the upgrade of a host minutes.
+const PLANNED_RETRY: Duration = Duration::from_millis(400);
+const PLANNED_FOR: Duration = Duration::from_secs(300);
 /// How long central has to answer the hello. It may be probing another boot of this agent.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
 /// A link that lasted this long was a success: the next attempt is quick again.
@@ -65,6 +69,8 @@ enum Lost {
     Link(LinkEnd),
     #[error("the agent's certificate was renewed")]
     Renewed,
+    #[error("central stops as planned")]
+    Planned,
 }
 
 impl Control {
@@ -106,6 +112,7 @@ pub async fn keep_connected(
     events: mpsc::Sender<ControlEvent>,
 ) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    let mut expected_until: Option<tokio::time::Instant> = None;
     loop {
         let started = tokio::time::Instant::now();
         let current = identity.borrow_and_update().clone();
@@ -114,7 +121,7 @@ pub async fn keep_connected(
         let why = explain(&lost);
         let silent_for = match &lost {
             Lost::Link(LinkEnd::Dead { silent_for }) => *silent_for,
-            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed => Duration::ZERO,
+            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed | Lost::Planned => Duration::ZERO,
         };
         if events.send(ControlEvent::Down { why: why.clone(), silent_for }).await.is_err() {
             return;
@@ -122,8 +129,24 @@ pub async fn keep_connected(
         if started.elapsed() >= STABLE_AFTER || matches!(lost, Lost::Renewed) {
             backoff.reset();
         }
-        let wait = backoff.next(rand::random());
-        tracing::warn!(%why, retry_in = ?wait, attempt = backoff.failures(), "Not connected to central");
+        match &lost {
+            Lost::Planned => expected_until = Some(tokio::time::Instant::now() + PLANNED_FOR),
+            // It was there in between, so this is another matter.
+            Lost::Link(_) => expected_until = None,
+            Lost::Open(_) | Lost::Refused(_) | Lost::Renewed => {}
+        }
+        let expected = expected_until.is_some_and(|until| tokio::time::Instant::now() < until);
+        let wait = match expected {
+            true => PLANNED_RETRY.mul_f64(rand::random()),
+            false => backoff.next(rand::random()),
+        };
+        match (&lost, expected) {
+            (Lost::Planned, _) => tracing::info!("Central stops as planned; waiting for its return"),
+            (_, true) => tracing::debug!(%why, retry_in = ?wait, "Central is not back yet"),
+            (_, false) => {
+                tracing::warn!(%why, retry_in = ?wait, attempt = backoff.failures(), "Not connected to central");
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = identity.changed() => {}
@@ -149,7 +172,9 @@ async fn one_link(
             // link ends, and the next one begins with the whole picture.
             let (overrun, mut overrun_seen) =
                 watch::channel(events.send(ControlEvent::Up(welcome)).await.is_err());
+            let mut planned = false;
             let inbound = |message| match message {
+                CentralMessage::Stopping {} => planned = true,
                 CentralMessage::RaftReply(reply) => control.answered(reply),
                 CentralMessage::Probe { id } => drop(control.tell(AgentMessage::Present { id })),
                 message => {
@@ -158,13 +183,14 @@ async fn one_link(
                     }
                 }
             };
-            tokio::select! {
+            let lost = tokio::select! {
                 end = link::drive(socket, &mut queue, inbound, settings.ping_interval(), settings.dead_after()) => {
                     Lost::Link(end)
                 }
                 _ = overrun_seen.wait_for(|overrun| *overrun) => Lost::Link(LinkEnd::Stuck),
                 _ = identity.changed() => Lost::Renewed,
-            }
+            };
+            if planned { Lost::Planned } else { lost }
         }
     }
 }

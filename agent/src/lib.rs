@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod dialer;
 pub mod doctor;
 pub mod identity;
+pub mod leave;
 pub mod peer;
 pub mod role;
 pub mod status;

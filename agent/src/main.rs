@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent::{
-    app::{App, AppError, Outcome},
+    app::{App, AppError, Outcome, Stop},
     config::Config,
     data_dir::DataDir,
     doctor,
@@ -22,7 +22,6 @@ use program::{
     exit::{bad_config, failed},
     explain, logging, shutdown, watchdog,
 };
-use tokio_util::sync::CancellationToken;
 
 /// Who speaks on standard error.
 const PROGRAM: &str = "postern-agent";
@@ -179,12 +178,14 @@ async fn one_run(config: Config, path: &Path) -> Result<Outcome, Box<dyn std::er
     if let Err(error) = watchdog::start() {
         tracing::warn!(%error, "This agent runs without a watchdog: a thread for it could not be started");
     }
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let asked = stop.clone();
     let waiting = tokio::spawn(async move {
         shutdown::requested().await;
         watchdog::stopping();
-        asked.cancel();
+        asked.soon.cancel();
+        shutdown::requested().await;
+        asked.now.cancel();
     });
     let outcome: Result<Outcome, AppError> = app.run(stop).await;
     waiting.abort();

@@ -47,6 +47,8 @@ pub struct RoleMachine {
     central_silent_since: Option<Instant>,
     evidence: Evidence,
     next_try_at: Option<Instant>,
+    /// This process was asked to end: it claims nothing any more.
+    leaving: bool,
     questions: u64,
     outbox: VecDeque<Action>,
 }
@@ -130,6 +132,7 @@ impl RoleMachine {
             central_silent_since: Some(now),
             evidence: Evidence::None,
             next_try_at: None,
+            leaving: false,
             questions: 0,
             outbox: VecDeque::new(),
         }
@@ -208,6 +211,12 @@ impl RoleMachine {
     /// Central told its `agent.give_way_after`.
     pub fn set_give_way_after(&mut self, give_way_after: Duration) {
         self.give_way_after = give_way_after;
+    }
+
+    /// This process was asked to end. What it carries it goes on carrying, until a successor has claimed.
+    pub fn handle_leaving(&mut self, now: Instant) {
+        self.leaving = true;
+        self.judge(now);
     }
 
     /// The control websocket ended: what central last said over it grows stale, though the tunnel
@@ -356,6 +365,7 @@ impl RoleMachine {
     /// already, and its streams may resume.
     fn claim_unless_mine(&mut self, now: Instant) {
         match self.role {
+            Role::Standby | Role::Draining { .. } if self.leaving => self.act(Action::GiveWay, now),
             Role::Standby | Role::Draining { .. } => {
                 self.role = Role::Claiming;
                 self.act(Action::Claim, now);

@@ -22,7 +22,7 @@ use proto::{
     mux::ResetCode,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,8 @@ pub struct Surroundings {
 pub struct KeptTunnel {
     close: CancellationToken,
     drain: CancellationToken,
+    /// Central can be reached again: no need to wait.
+    retry: Arc<Notify>,
     stats: watch::Receiver<Option<Tunnel>>,
     task: JoinSet<()>,
 }
@@ -92,6 +94,7 @@ impl KeptTunnel {
     pub fn start(claimed: Claimed, surroundings: Surroundings, settings: LinkSettings) -> Self {
         let (close, drain) = (CancellationToken::new(), CancellationToken::new());
         let (session, stats) = watch::channel(None);
+        let retry = Arc::new(Notify::new());
         let mut task = JoinSet::new();
         let keeper = Keeper {
             claimed,
@@ -101,9 +104,15 @@ impl KeptTunnel {
             session: None,
             shown: session,
             drain: drain.clone(),
+            retry: retry.clone(),
         };
         task.spawn(keeper.run(close.clone()));
-        Self { close, drain, stats, task }
+        Self { close, drain, retry, stats, task }
+    }
+
+    /// Central was heard elsewhere: if the tunnel waits for its next attempt, it waits no longer.
+    pub fn try_now(&self) {
+        self.retry.notify_waiters();
     }
 
     /// No new session under this epoch. Central ends the tunnel: it alone knows when the successor
@@ -136,6 +145,7 @@ struct Keeper {
     session: Option<Session>,
     shown: watch::Sender<Option<Tunnel>>,
     drain: CancellationToken,
+    retry: Arc<Notify>,
 }
 
 /// The streams of one session and when the websocket under them was lost, on a clock that counts
@@ -178,7 +188,10 @@ impl Keeper {
                         backoff.reset();
                     }
                     tunnel.detach();
-                    if let Some(session) = &mut self.session {
+                    if matches!(end, LaneEnd::Closed { code: driver::CLOSE_OVER, .. }) {
+                        // Whoever waits for these streams learns it now, not after the resume window.
+                        self.give_up_session("central ended the session");
+                    } else if let Some(session) = &mut self.session {
                         session.lost_at = Some(SystemBootClock.now());
                     }
                     TunnelEvent::Lost { epoch, why: end.to_string() }
@@ -201,6 +214,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next(rand::random())) => {}
+                () = self.retry.notified() => backoff.reset(),
                 () = close.cancelled() => return,
             }
         }

@@ -92,6 +92,8 @@ pub struct Running {
     keepers: JoinSet<&'static str>,
     environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     cancel: CancellationToken,
+    /// The listeners end first: whoever connects to a central that ends is refused, not parked.
+    close_listeners: CancellationToken,
 }
 
 impl App {
@@ -252,7 +254,8 @@ impl App {
             );
             "the tunnel endpoint"
         });
-        let stop = cancel.clone();
+        let close_listeners = cancel.child_token();
+        let stop = close_listeners.clone();
         let listeners = self.listeners;
         parts.spawn(async move {
             listeners.run(stop).await;
@@ -272,7 +275,7 @@ impl App {
             }
             "the keeping of central's records"
         });
-        Running { parts, keepers, environments: self.environments, cancel }
+        Running { parts, keepers, environments: self.environments, cancel, close_listeners }
     }
 }
 
@@ -287,8 +290,10 @@ impl Running {
         ended.unwrap_or("a part that panicked")
     }
 
-    /// Ends in order: keepers let go of agents and streams, doors close, requests finish.
+    /// Ends in order: listeners accept nobody, keepers let go of agents and streams, doors close, requests
+    /// finish.
     pub async fn stop(mut self) {
+        self.close_listeners.cancel();
         for environment in self.environments.values() {
             // A keeper that is gone has nothing left to end.
             let _ = environment.keeper.send(Event::Stop).await;

@@ -37,6 +37,9 @@ pub enum AgentMessage {
     SeatLeft {
         seat: Seat,
     },
+    /// This process was asked to end: let another candidate take over what it carries. Central
+    /// answers with [`CentralMessage::Relief`], and says so again if the successor changes.
+    Leaving {},
 }
 
 /// What central says.
@@ -66,6 +69,13 @@ pub enum CentralMessage {
     Restart {
         id: u64,
     },
+    /// Who was ordered to take over from one that is [leaving](AgentMessage::Leaving); nobody, if
+    /// nobody can: then there is nothing to wait for.
+    Relief {
+        successor: Option<NodeId>,
+    },
+    /// Central ends as planned and means to be back: come back soon.
+    Stopping {},
 }
 
 /// One Raft RPC under way. The body is `group`'s own encoding; nobody on the way reads it.
@@ -202,6 +212,8 @@ mod tests {
             }),
             CentralMessage::PeerGone { node: NodeId(9) },
             CentralMessage::TakeLead { seat: Seat { group: 1, node: NodeId(4) } },
+            CentralMessage::Relief { successor: Some(NodeId(4)) },
+            CentralMessage::Stopping {},
         ];
         let lines: Vec<_> = from_central.iter().map(|m| serde_json::to_string(m).unwrap()).collect();
         let golden = include_str!("../testdata/central_messages.jsonl");
@@ -210,5 +222,6 @@ mod tests {
             let message: CentralMessage = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&message).unwrap(), line);
         }
+        assert_eq!(serde_json::to_string(&AgentMessage::Leaving {}).unwrap(), r#"{"leaving":{}}"#);
     }
 }

@@ -139,6 +139,20 @@ fn a_refused_epoch_is_given_up_and_claimed_anew_on_new_evidence() {
 }
 
 #[test]
+fn one_that_is_leaving_carries_on_and_claims_nothing_new() {
+    let mut agent = Agent::active(1, 5);
+    agent.machine.handle_leaving(agent.now);
+    assert_eq!((agent.actions(), agent.machine.role()), (vec![], Role::Active { epoch: epoch(5) }));
+    agent.report(None, Report { tunnel: Some(1), order: Some((2, true)) });
+    assert_eq!(agent.actions(), [Action::Transfer { to: NodeId(2) }]);
+    agent.claim(6, 2, YOU);
+    assert_eq!(agent.actions(), [Action::DrainTunnel { epoch: epoch(5) }]);
+    // Its successor is lost while it drains, and it happens to lead: somebody else is to claim.
+    agent.report(None, Report::default());
+    assert_eq!(agent.actions(), [Action::GiveWay]);
+}
+
+#[test]
 fn without_a_seat_nothing_is_done_whatever_happens() {
     let mut agent = Agent::active(1, 5);
     agent.machine.handle_seat(None, agent.now);

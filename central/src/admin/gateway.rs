@@ -5,10 +5,10 @@ use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{AppState, input::Json, problem::Problem, rights::Caller};
+use super::{AppState, input::Json, problem::Problem, process_servers::NoFields, rights::Caller};
 use crate::gateway::{
-    GatewayView,
-    view::{AttemptView, CandidateView, GatewayState, SwitchView},
+    DrainView, GatewayView,
+    view::{AttemptView, CandidateView, DrainingView, GatewayState, SwitchView},
 };
 
 /// The event that is raised while no candidate can bring up a secure connection.
@@ -32,6 +32,8 @@ pub(super) struct GatewayAnswer {
     /// How many more voting members the group can lose and still change its active.
     can_lose: Option<usize>,
     streams: usize,
+    /// Old actives that finish their streams; `/gateway/drain` names who holds them open.
+    draining: Vec<DrainingView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,6 +56,7 @@ impl From<&GatewayView> for GatewayAnswer {
             last_switch: view.last_switch.clone(),
             can_lose: view.can_lose,
             streams: view.streams,
+            draining: view.draining.clone(),
         }
     }
 }
@@ -64,6 +67,25 @@ pub(super) async fn show(
 ) -> Result<Answer<GatewayAnswer>, Problem> {
     let view = state.gateway(&caller)?.view();
     Ok(Answer(GatewayAnswer::from(&*view)))
+}
+
+/// Who still holds an old active open.
+pub(super) async fn drains(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Vec<DrainView>>, Problem> {
+    Ok(Answer(state.gateway(&caller)?.drains().await?))
+}
+
+/// Ends them.
+pub(super) async fn end_drain(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<StatusCode, Problem> {
+    state.gateway(&caller)?.end_drain().await?;
+    state.note(&caller, "drain_ended", "What drained was ended, its streams with it".to_owned()).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The body of `POST /gateway/switch`.

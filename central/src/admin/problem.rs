@@ -138,6 +138,7 @@ impl From<CommandError> for Problem {
             CommandError::NotConfigured(_) => Self::conflict("not_a_configured_candidate", detail),
             CommandError::AlreadyActive(_) => Self::conflict("already_active", detail),
             CommandError::Draining(_) => Self::conflict("still_draining", detail),
+            CommandError::NothingDrains => Self::conflict("nothing_drains", detail),
             CommandError::NoOther => Self::conflict("no_other_candidate", detail),
             CommandError::Stopping => Self::unavailable("stopping", detail),
             CommandError::Store(cause) => {

@@ -37,6 +37,8 @@ pub fn table() -> Vec<Route> {
         open("/api/v1/meta", meta::show),
         get("/gateway", Viewer, gateway::show),
         post("/gateway/switch", Operator, gateway::switch),
+        get("/gateway/drain", Viewer, gateway::drains),
+        post("/gateway/drain/end", Operator, gateway::end_drain),
         get("/process-servers", Viewer, process_servers::list),
         get("/process-servers/{name}", Viewer, process_servers::show),
         patch("/process-servers/{name}", CloudAdministrator, process_servers::change),

@@ -15,6 +15,7 @@ use proto::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    guests::Guests,
     keeper::Event,
     registry::{AgentLink, Registry},
     witness::Witness,
@@ -39,6 +40,8 @@ pub struct Environment {
 #[derive(Clone)]
 pub struct ActiveTunnel {
     pub tunnel: Tunnel,
+    /// Whoever opens a stream signs here.
+    pub guests: Guests,
     pub epoch: Epoch,
     pub name: Name,
 }

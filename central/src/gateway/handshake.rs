@@ -267,6 +267,7 @@ fn receive(
         AgentMessage::Present { .. } => return link.is_here(),
         AgentMessage::AskGateway { id } => Event::Asked { link: link.clone(), id },
         AgentMessage::Report(report) => Event::Reported { link: link.clone(), report },
+        AgentMessage::Leaving {} => Event::Leaving { link: link.clone() },
         AgentMessage::SeatLeft { seat } => Event::SeatLeft { agent: link.agent, seat },
     };
     // A keeper this far behind cannot take more: the agent comes back with its newest word.

@@ -16,12 +16,13 @@
 mod act;
 mod admit;
 mod command;
+mod drain;
 mod members;
 mod own_member;
 mod show;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -86,6 +87,10 @@ pub enum Event {
         agent: AgentId,
         seat: Seat,
     },
+    /// An agent was asked to end.
+    Leaving {
+        link: Arc<AgentLink>,
+    },
     /// A tunnel wants to be admitted; its claim was seen by the witness.
     Knock {
         peer: AgentIdentity,
@@ -145,6 +150,8 @@ pub struct Keeper {
     witness_at: Option<Instant>,
     /// A witness under a new node id that the group has not taken in yet.
     joining: Option<own_member::Joining>,
+    /// Connected agents that were asked to end.
+    departing: BTreeSet<AgentId>,
     /// Where peers last said they can be reached; an agent that is away keeps its addresses.
     addrs: BTreeMap<AgentId, Vec<String>>,
 
@@ -197,6 +204,7 @@ impl Keeper {
             claim_seen: None,
             witness_at: None,
             joining: None,
+            departing: BTreeSet::new(),
             addrs: BTreeMap::new(),
             fence: None,
             session: None,
@@ -272,6 +280,7 @@ impl Keeper {
                     self.holds.insert(agent, None);
                 }
             }
+            Event::Leaving { link } => self.leaving(&link, now),
             Event::Knock { peer, hello, reply } => {
                 let answer = self.admit(&peer, &hello, now).await;
                 // A handshake that gave up meanwhile drops the admitted lane, which reads as lost.
@@ -279,7 +288,7 @@ impl Keeper {
                     self.lane_ended(unheard.lane.id, "its handshake was given up", now);
                 }
             }
-            Event::LaneEnded { lane, end } => self.lane_ended(lane, &end.to_string(), now),
+            Event::LaneEnded { lane, end } => self.lane_gone(lane, &end, now).await,
             Event::GroupChanged => self.group_changed(),
             Event::Command(command) => self.command(command, now).await,
             // Ends the loop before it comes here.
@@ -331,6 +340,7 @@ impl Keeper {
             return; // its successor is already here
         }
         self.holds.remove(&link.agent);
+        self.departing.remove(&link.agent);
         if let Err(error) = self.rooms.servers.last_seen(&link.name, link.last_heard()).await {
             tracing::debug!(agent = %link.name, %error, "Could not note when an agent was last seen");
         }
@@ -386,6 +396,7 @@ impl Keeper {
                 link.closed.cancel(); // removed, or enrolled anew under another id
             }
         }
+        self.end_removed().await;
         Ok(())
     }
 
@@ -397,26 +408,9 @@ impl Keeper {
         {
             self.end_session("its active did not come back within tunnel.resume_window");
         }
-        if let Some((session, until)) = self.draining.take() {
-            let lost_for_good = matches!(session.lane, Lane::Lost { until } if until <= now);
-            if session.tunnel.stats().streams == 0 || until <= now || lost_for_good {
-                self.end_drain(&session).await;
-            } else {
-                self.draining = Some((session, until));
-            }
-        }
+        self.look_at_drain(now).await;
         self.finish_leaving();
         self.look_after_witness(now).await;
-    }
-
-    /// The predecessor is done, or its time is: it may not come back.
-    async fn end_drain(&mut self, session: &Session) {
-        session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "the gateway has moved");
-        session.stop_lane();
-        if let Err(error) = self.rooms.fences.end_drain(session.epoch).await {
-            tracing::warn!(epoch = %session.epoch, %error, "The end of a drain could not be recorded; it ends with its time");
-        }
-        self.note_of(&session.name, "drained", format!("{} has handed over all its streams", session.name));
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -448,14 +442,7 @@ impl Keeper {
     }
 
     async fn stop(mut self) {
-        for link in self.environment.registry.links() {
-            link.closed.cancel();
-        }
-        self.environment.tunnel.send_replace(None);
-        for session in self.session.iter().chain(self.draining.iter().map(|(session, _)| session)) {
-            session.tunnel.abort(proto::mux::ResetCode::GOING_AWAY, "central is stopping");
-            session.stop_lane();
-        }
+        self.say_goodbye().await;
         self.write_events().await;
         if let Some(witness) = self.environment.set_witness(None) {
             witness.group.clone().shutdown().await;

@@ -5,6 +5,7 @@
 
 pub mod environment;
 pub mod fence;
+pub mod guests;
 pub mod handshake;
 pub mod keeper;
 pub mod proxy_processor;
@@ -20,13 +21,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::{EnvironmentName, Name};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use view::GatewayView;
+pub use view::{DrainView, GatewayView};
 
 /// What an administrator may ask of a gateway.
 #[derive(Debug)]
 pub enum Command {
     /// Planned switch to `to`, or to the next configured candidate.
     Switch { to: Option<Name>, reply: oneshot::Sender<Result<(), CommandError>> },
+    /// List the old actives that drain, with whoever holds them open.
+    Drains { reply: oneshot::Sender<Result<Vec<DrainView>, CommandError>> },
+    /// End what still drains, its streams with it.
+    EndDrain { reply: oneshot::Sender<Result<(), CommandError>> },
     /// Restart the agent of this Process Server.
     Restart { name: Name, reply: oneshot::Sender<Result<(), CommandError>> },
     /// Process Servers were marked, unmarked or removed in the store: read them again.
@@ -45,9 +50,12 @@ pub enum CommandError {
     #[error("{0} is already the active gateway")]
     AlreadyActive(Name),
     #[error(
-        "{0} still drains after the last switch: wait until its streams have ended (posternctl gateway show), at most gateway.drain_timeout"
+        "{0} still drains after the last switch: wait until its streams have ended, at most gateway.drain_timeout, \
+         or see who holds it open (posternctl gateway drain) and end them (posternctl gateway end-drain)"
     )]
     Draining(Name),
+    #[error("no old active drains: there is nothing to end")]
+    NothingDrains,
     #[error("there is no other configured candidate to switch to")]
     NoOther,
     #[error("central is stopping")]
@@ -83,6 +91,16 @@ impl Gateway {
         self.command(|reply| Command::Switch { to, reply }).await
     }
 
+    /// Who drains, and who still holds them open.
+    pub async fn drains(&self) -> Result<Vec<DrainView>, CommandError> {
+        self.command(|reply| Command::Drains { reply }).await
+    }
+
+    /// Ends the streams of whoever drains.
+    pub async fn end_drain(&self) -> Result<(), CommandError> {
+        self.command(|reply| Command::EndDrain { reply }).await
+    }
+
     /// Tells an agent to restart. Returns when it was told.
     pub async fn restart(&self, name: Name) -> Result<(), CommandError> {
         self.command(|reply| Command::Restart { name, reply }).await
@@ -93,10 +111,10 @@ impl Gateway {
         self.command(|reply| Command::Reload { reply }).await
     }
 
-    async fn command(
+    async fn command<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), CommandError>>) -> Command,
-    ) -> Result<(), CommandError> {
+        command: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> Command,
+    ) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| CommandError::Stopping)?;
         answer.await.map_err(|_| CommandError::Stopping)?

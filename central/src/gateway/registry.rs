@@ -43,7 +43,8 @@ pub struct AgentLink {
     pub since: OffsetDateTime,
     /// Cancelled to close the websocket.
     pub closed: CancellationToken,
-    outbound: mpsc::Sender<CentralMessage>,
+    /// `None` once the last word was said.
+    outbound: Mutex<Option<mpsc::Sender<CentralMessage>>>,
     calls: Calls,
     started: Instant,
     heard_ms: AtomicU64,
@@ -71,7 +72,7 @@ impl AgentLink {
             remote,
             since: OffsetDateTime::now_utc(),
             closed: CancellationToken::new(),
-            outbound,
+            outbound: Mutex::new(Some(outbound)),
             calls: Calls::default(),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -83,9 +84,16 @@ impl AgentLink {
     /// Queues a message. A link whose queue is full is as good as dead and is closed: dropping one
     /// message in silence would leave the agent with a false picture for as long as it lives.
     pub fn tell(&self, message: CentralMessage) {
-        if self.outbound.try_send(message).is_err() {
+        let outbound = self.outbound.lock().unwrap_or_else(PoisonError::into_inner);
+        if outbound.as_ref().is_some_and(|outbound| outbound.try_send(message).is_err()) {
             self.closed.cancel();
         }
+    }
+
+    /// Queues a last message; the websocket closes once it is sent. What is told later is dropped.
+    pub fn finish(&self, last: CentralMessage) {
+        self.tell(last);
+        drop(self.outbound.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Carries one Raft RPC to this agent.

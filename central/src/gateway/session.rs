@@ -5,6 +5,8 @@ use std::time::Instant;
 use proto::{AgentId, BootId, Epoch, Name, NodeId, SessionId, control::LiveTunnel, driver::Tunnel};
 use tokio_util::sync::CancellationToken;
 
+use super::guests::Guests;
+
 /// One epoch's tunnel.
 pub struct Session {
     pub tunnel: Tunnel,
@@ -14,6 +16,7 @@ pub struct Session {
     pub epoch: Epoch,
     pub boot: BootId,
     pub id: SessionId,
+    pub guests: Guests,
     pub lane: Lane,
 }
 

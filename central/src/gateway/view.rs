@@ -12,6 +12,8 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::guests::StreamView;
+
 /// The one word for an Environment's Secure Gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,6 +49,30 @@ pub struct GatewayView {
     /// How many more losses of a voter the group can bear; `None` without a group.
     pub can_lose: Option<usize>,
     pub streams: usize,
+    /// Old actives that finish their streams after a planned switch.
+    pub draining: Vec<DrainingView>,
+}
+
+/// An old active that finishes its streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DrainingView {
+    pub process_server: Name,
+    /// When what is left will be ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+    pub streams: usize,
+}
+
+/// The same, with everyone who still holds it open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DrainView {
+    pub process_server: Name,
+    #[serde(skip)]
+    pub epoch: Epoch,
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+    /// The first [`LISTED_MAX`](super::guests::LISTED_MAX) of them.
+    pub streams: Vec<StreamView>,
 }
 
 impl GatewayView {
@@ -65,6 +91,7 @@ impl GatewayView {
             raft: None,
             can_lose: None,
             streams: 0,
+            draining: Vec::new(),
         }
     }
 }

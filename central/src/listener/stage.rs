@@ -22,7 +22,7 @@ use super::{
 use crate::{
     destination::{Destination, Spec},
     events::NewEvent,
-    gateway::environment::ActiveTunnel,
+    gateway::{environment::ActiveTunnel, guests::Guests},
 };
 
 /// What the gateway's room would show: the tunnel that takes new streams.
@@ -87,7 +87,12 @@ impl Gate {
         });
         let epoch = Epoch { group: 1, claim: 1 };
         let name: Name = name.parse().unwrap();
-        self.tunnel.send_replace(Some(ActiveTunnel { tunnel: central.clone(), epoch, name }));
+        self.tunnel.send_replace(Some(ActiveTunnel {
+            tunnel: central.clone(),
+            guests: Guests::default(),
+            epoch,
+            name,
+        }));
         Agent { tunnel: central, _tasks: tasks }
     }
 

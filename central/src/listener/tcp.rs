@@ -30,7 +30,7 @@ use super::{
     entrance::{Entrance, Inside, Refusal},
     park::{NotOpened, Opening},
 };
-use crate::gateway::environment::ActiveTunnel;
+use crate::gateway::{environment::ActiveTunnel, guests::Entry};
 
 /// Clients that wait to be accepted; a burst of a whole connection pool fits.
 const BACKLOG: u32 = 1024;
@@ -124,9 +124,9 @@ impl Entrance {
         let opened = tokio::select! {
             biased;
             () = self.shut.cancelled() => Err(Refusal::Closed),
-            opened = self.open(&socket, &mut inside) => opened,
+            opened = self.open(&socket, address, &mut inside) => opened,
         };
-        let (stream, first) = match opened {
+        let (stream, first, _entry) = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
                 self.refused(address, &refusal);
@@ -154,8 +154,13 @@ impl Entrance {
     }
 
     /// Finds a tunnel within the Environment's `park_timeout` and opens a stream in it. Says also how many first
-    /// bytes went with the opening.
-    async fn open(&self, socket: &TcpStream, inside: &mut Inside) -> Result<(TunnelStream, usize), Refusal> {
+    /// bytes went with the opening, and has signed for the client, until the entry is dropped.
+    async fn open(
+        &self,
+        socket: &TcpStream,
+        address: SocketAddr,
+        inside: &mut Inside,
+    ) -> Result<(TunnelStream, usize, Entry), Refusal> {
         let limit = self.house.park_timeout;
         let until = Instant::now() + limit;
         let mut opening = self.house.opener.begin();
@@ -169,8 +174,10 @@ impl Entrance {
                 first = first_bytes(socket)?;
             }
             // The destination as it is now, which may be another than when the client came.
-            if let Some(stream) = opening.try_open(&active, &self.destination(), first.clone())? {
-                return Ok((stream, first.len()));
+            let destination = self.destination();
+            if let Some(stream) = opening.try_open(&active, &destination, first.clone())? {
+                let entry = active.guests.enter(stream.id(), destination.name.clone(), address);
+                return Ok((stream, first.len(), entry));
             }
         }
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use central::{
     admin::Role,
-    gateway::view::{AttemptView, GatewayState, RaftView, SeatView, SwitchView},
+    gateway::view::{AttemptView, DrainingView, GatewayState, RaftView, SeatView, SwitchView},
 };
 use proto::{NodeId, hello::Seat};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ async fn an_idle_gateway_says_so() {
             "state": "idle", "active": null, "epoch": null, "group_epoch": null,
             "since": "2026-01-02T03:04:05Z", "candidates": [], "attempt": null,
             "event": {"name": "System_Secure_Gateway", "raised": false},
-            "last_switch": null, "can_lose": null, "streams": 0,
+            "last_switch": null, "can_lose": null, "streams": 0, "draining": [],
         })
     );
 }
@@ -47,6 +47,34 @@ async fn a_gateway_that_is_up_names_its_active_and_epoch() {
     );
     assert_eq!(body["candidates"][0]["name"], "gw-a");
     assert_eq!(body["candidates"][0]["configured"], true);
+}
+
+#[tokio::test]
+async fn who_still_holds_an_old_active_open_is_listed_and_can_be_ended() {
+    let stage = Stage::new();
+    let end = || stage.ask(Role::Operator, Method::POST, "/api/v1/gateway/drain/end", json!({}));
+    assert_eq!(stage.get("/api/v1/gateway/drain").await.body, json!([]));
+    assert_eq!(end().await.code(), "nothing_drains");
+    stage.look(|view| {
+        view.draining = vec![DrainingView { process_server: name("gw-a"), until: THEN, streams: 1 }];
+    });
+
+    let draining = &stage.get("/api/v1/gateway").await.body["draining"];
+    assert_eq!(
+        *draining,
+        json!([{"process_server": "gw-a", "until": "2026-01-02T03:04:05Z", "streams": 1}])
+    );
+    assert_eq!(
+        stage.get("/api/v1/gateway/drain").await.body,
+        json!([{
+            "process_server": "gw-a", "until": "2026-01-02T03:04:05Z",
+            "streams": [{
+                "destination": "db", "client": "192.0.2.7:5000", "since": "2026-01-02T03:04:05Z", "bytes": 42,
+            }],
+        }])
+    );
+    assert_eq!(end().await.status, StatusCode::NO_CONTENT);
+    assert_eq!(*stage.orders.lock().unwrap(), ["end the drain"]);
 }
 
 #[tokio::test]

@@ -18,8 +18,9 @@ use central::{
     },
     enrolment::{Ca, Enrolment},
     gateway::{
-        Command, CommandError, Gateway, GatewayView, Gateways,
-        view::{CandidateView, ConnectedView, GatewayState},
+        Command, CommandError, DrainView, Gateway, GatewayView, Gateways,
+        guests::StreamView,
+        view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
     store::{Owner, Precondition, SharedStore, memory::MemoryStore, sled::SledStore},
@@ -180,6 +181,23 @@ impl Stage {
     }
 }
 
+/// One stream each, whatever drains.
+fn drains(view: &GatewayView) -> Vec<DrainView> {
+    let stream = || StreamView {
+        destination: name("db"),
+        client: ([192, 0, 2, 7], 5000).into(),
+        since: THEN,
+        bytes: 42,
+    };
+    let drain = |drain: &DrainingView| DrainView {
+        process_server: drain.process_server.clone(),
+        epoch: Epoch { group: 2, claim: 17 },
+        until: drain.until,
+        streams: vec![stream()],
+    };
+    view.draining.iter().map(drain).collect()
+}
+
 /// Keeps the promises of the gateway room, no more: known and connected or not, active or not.
 async fn gateway_task(
     mut inbox: mpsc::Receiver<Command>,
@@ -206,6 +224,14 @@ async fn gateway_task(
                     }
                 };
                 reply.send(result).unwrap();
+            }
+            Command::Drains { reply } => reply.send(Ok(drains(&view.borrow()))).unwrap(),
+            Command::EndDrain { reply } => {
+                let drains = !view.borrow().draining.is_empty();
+                if drains {
+                    note("end the drain".into());
+                }
+                reply.send(if drains { Ok(()) } else { Err(CommandError::NothingDrains) }).unwrap();
             }
             Command::Restart { name, reply } => {
                 let result = match find(&name) {

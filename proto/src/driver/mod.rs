@@ -212,6 +212,11 @@ impl Tunnel {
         self.shared.with(|state| state.may_write(&self.shared.config))
     }
 
+    /// Bytes that came and went on one stream so far; `None` once it is gone.
+    pub fn stream_bytes(&self, id: StreamId) -> Option<(u64, u64)> {
+        self.shared.with(|state| state.mux.stream_bytes(id))
+    }
+
     pub fn stats(&self) -> TunnelStats {
         let now = self.shared.config.clock.now();
         self.shared.with(|state| TunnelStats {
@@ -297,7 +302,7 @@ impl Shared {
             let reason = reset.to_string();
             state.mux.abort(reset);
             state.ping_waiters.clear();
-            state.close_lane(CLOSE_GOING_AWAY, &reason);
+            state.close_lane(CLOSE_OVER, &reason);
             if let Some(waker) = state.incoming_waker.take() {
                 waker.wake();
             }
@@ -405,5 +410,6 @@ fn tokio_now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// RFC 6455: an endpoint is going away.
-const CLOSE_GOING_AWAY: u16 = 1001;
+/// The websocket's close code with which an aborted tunnel ends: no other websocket can continue it. One of the codes
+/// that RFC 6455 leaves to applications, so that nobody between the two ends says it by chance.
+pub const CLOSE_OVER: u16 = 4001;

@@ -164,7 +164,7 @@ async fn an_abort_resets_every_stream_at_both_ends_and_ends_both_lanes() {
     assert_eq!(far.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     let (central, agent) = pair.ended().await;
     assert!(matches!(agent, LaneEnd::Stopped), "{agent:?}");
-    let LaneEnd::Closed { code: 1001, reason } = central else { panic!("{central:?}") };
+    let LaneEnd::Closed { code: CLOSE_OVER, reason } = central else { panic!("{central:?}") };
     assert!(reason.contains("another agent is active"), "{reason}");
     // Central decides what that means for its streams; giving the tunnel up breaks them.
     drop(pair.central);

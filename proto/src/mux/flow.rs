@@ -87,6 +87,10 @@ impl Receiving {
         self.limit
     }
 
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
     pub(super) fn window(&self) -> u64 {
         self.window
     }

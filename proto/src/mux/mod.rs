@@ -360,6 +360,12 @@ impl Mux {
         self.streams.get(&id)?.broken.as_ref()
     }
 
+    /// Bytes that came and went on a stream so far; `None` once it is gone.
+    pub fn stream_bytes(&self, id: StreamId) -> Option<(u64, u64)> {
+        let stream = self.streams.get(&id)?;
+        Some((stream.inn.flow.received(), stream.out.flow.sent))
+    }
+
     /// Streams that exist, broken ones that nobody let go of included.
     pub fn stream_count(&self) -> usize {
         self.streams.len()

@@ -101,6 +101,10 @@ pub(crate) enum Gateway {
         #[arg(long, value_name = "NAME")]
         to: Option<Name>,
     },
+    /// Shows old actives that finish their streams, and who holds them open.
+    Drain,
+    /// Ends the streams of whoever drains, at once.
+    EndDrain,
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,6 +26,34 @@ pub(crate) struct Gateway {
     pub(crate) can_lose: Option<u64>,
     #[serde(default)]
     streams: u64,
+    #[serde(default)]
+    draining: Vec<Draining>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Draining {
+    process_server: String,
+    #[serde(with = "time::serde::rfc3339")]
+    until: OffsetDateTime,
+    streams: u64,
+}
+
+/// An old active, and who holds it open.
+#[derive(Debug, Deserialize)]
+struct Drain {
+    process_server: String,
+    #[serde(with = "time::serde::rfc3339")]
+    until: OffsetDateTime,
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stream {
+    destination: String,
+    client: String,
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+    bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +86,18 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
             }
             lines(&read(&answer)?, screen)
         }
+        Command::Drain => {
+            let answer = client.get("gateway/drain").await?;
+            if screen.is_json() {
+                return Ok(screen.json(&answer)?);
+            }
+            drains(&read::<Vec<Drain>>(&answer)?, screen)
+        }
+        Command::EndDrain => {
+            client.post("gateway/drain/end", json!({})).await?;
+            screen.talk("Ended: its clients see a reset, and its agent is a standby, or gone");
+            Ok(())
+        }
         Command::Switch { to } => {
             let answer = client.post("gateway/switch", json!({ "to": to })).await?;
             let to = to.map_or_else(|| "the next configured candidate".to_owned(), |name| name.to_string());
@@ -67,6 +107,31 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
             if screen.is_json() { Ok(screen.json(&answer)?) } else { Ok(()) }
         }
     }
+}
+
+fn drains(drains: &[Drain], screen: &mut Screen) -> Result<(), Failure> {
+    if drains.is_empty() {
+        screen.talk("Nothing drains: the active carries every stream");
+    }
+    let now = OffsetDateTime::now_utc();
+    for drain in drains {
+        let lines = [
+            ("Draining", drain.process_server.clone()),
+            ("Streams", drain.streams.len().to_string()),
+            ("Ends within", left(drain.until, now)),
+        ];
+        screen.properties(&lines)?;
+        let rows = drain.streams.iter().map(|stream| {
+            [stream.destination.clone(), stream.client.clone(), ago(stream.since, now), stream.bytes.to_string()]
+        });
+        screen.rows(["Destination", "Client", "Since", "Bytes"], rows, "Its last stream has just ended")?;
+    }
+    Ok(())
+}
+
+fn left(until: OffsetDateTime, now: OffsetDateTime) -> String {
+    let left = (until - now).whole_seconds().max(0).unsigned_abs();
+    humantime::format_duration(std::time::Duration::from_secs(left)).to_string()
 }
 
 /// What a person wants to know first.
@@ -86,9 +151,12 @@ pub(crate) fn lines(gateway: &Gateway, screen: &mut Screen) -> Result<(), Failur
         ),
     ];
     if let Some(attempt) = &gateway.attempt {
-        let left = (attempt.until - now).whole_seconds().max(0).unsigned_abs();
-        let left = humantime::format_duration(std::time::Duration::from_secs(left));
+        let left = left(attempt.until, now);
         lines.push(("Waiting for", format!("{}, another {left}", attempt.candidate)));
+    }
+    for old in &gateway.draining {
+        let left = left(old.until, now);
+        lines.push(("Draining", format!("{}, {} streams, at most {left}", old.process_server, old.streams)));
     }
     if let Some(last) = &gateway.last_switch {
         let from = or_dash(last.from.as_ref());

@@ -99,9 +99,7 @@ impl Keeper {
                     Founding::Lost(record) => (false, record),
                 };
                 self.end_session("its group was founded anew");
-                if let Some((session, _)) = self.draining.take() {
-                    self.end_drain(&session).await;
-                }
+                self.end_drain(super::drain::DrainEnd::Gone).await;
                 self.leaving.clear();
                 self.environment.tunnel.send_replace(None);
                 self.record = record;
@@ -303,6 +301,7 @@ impl Keeper {
             Verdict::SwitchFailed { node } => {
                 let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
                 self.note("switch_failed", format!("The planned switch to {name} did not come about"));
+                self.relieve_departing(now);
             }
         }
     }

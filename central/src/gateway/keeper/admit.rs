@@ -16,6 +16,7 @@ use crate::{
     gateway::{
         environment::ActiveTunnel,
         fence::{Admission, AppliedClaim, Circumstances},
+        guests::Guests,
         session::{Lane, LaneHandle, Session},
     },
 };
@@ -103,6 +104,7 @@ impl Keeper {
             epoch: hello.epoch,
             boot: hello.boot,
             id: hello.session,
+            guests: Guests::default(),
             lane: Lane::Up(lane.clone()),
         });
         self.tunnel_up(now);
@@ -190,6 +192,7 @@ impl Keeper {
         {
             self.environment.tunnel.send_replace(Some(ActiveTunnel {
                 tunnel: session.tunnel.clone(),
+                guests: session.guests.clone(),
                 epoch: session.epoch,
                 name: session.name.clone(),
             }));
@@ -226,8 +229,8 @@ impl Keeper {
     /// The session is over: its streams end with RST, never with a clean FIN.
     pub(super) fn end_session(&mut self, why: &str) {
         if let Some(session) = self.session.take() {
+            // The agent is told by the websocket's close, which ends the websocket too.
             session.tunnel.abort(ResetCode::TUNNEL_LOST, why);
-            session.stop_lane();
         }
     }
 }

@@ -31,6 +31,10 @@ impl Keeper {
                 };
                 let _ = reply.send(result);
             }
+            Command::Drains { reply } => drop(reply.send(Ok(self.drains()))),
+            Command::EndDrain { reply } => {
+                let _ = reply.send(self.order_end_of_drain().await);
+            }
             Command::Switch { to, reply } => {
                 let _ = reply.send(self.switch(to, now));
             }

@@ -40,6 +40,7 @@ impl Keeper {
             .seats
             .iter()
             .filter(|s| self.servers.get(&s.agent).is_some_and(|server| server.candidate))
+            .filter(|s| !self.is_departing(s.agent))
             .filter(|s| self.environment.registry.link(s.agent).is_some() || tunnel == Some(s.agent))
             .map(|s| s.node)
             .filter(admitted)

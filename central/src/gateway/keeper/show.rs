@@ -8,10 +8,10 @@ use proto::{
 };
 use time::OffsetDateTime;
 
-use super::Keeper;
+use super::{Keeper, Session};
 use crate::events::{NewEvent, Severity};
 use crate::gateway::view::{
-    AttemptView, CandidateView, ClaimView, ConnectedView, GatewayState, GatewayView, RaftView, SeatView,
+    AttemptView, CandidateView, ClaimView, ConnectedView, DrainingView, GatewayState, GatewayView, RaftView, SeatView,
 };
 
 /// Who speaks when it is about no single Process Server.
@@ -127,6 +127,7 @@ impl Keeper {
                 .map(|witness| witness.group.members().borrow().losses_bearable()),
             raft,
             streams: live.map_or(0, |session| session.tunnel.stats().streams),
+            draining: self.draining.iter().map(draining_view).collect(),
         }
     }
 
@@ -161,8 +162,17 @@ impl Keeper {
     }
 }
 
+fn draining_view((session, until): &(Session, Instant)) -> DrainingView {
+    DrainingView {
+        process_server: session.name.clone(),
+        until: OffsetDateTime::now_utc() + until.saturating_duration_since(Instant::now()),
+        streams: session.tunnel.stats().streams,
+    }
+}
+
 fn severity(code: &str) -> Severity {
     match code {
+        "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
         "gateway_down" | "event_raised" => Severity::Error,
         "tunnel_lost" | "candidate_given_up" | "switch_failed" | "agent_disconnected" => Severity::Warning,
         _ => Severity::Info,

@@ -1,0 +1,85 @@
+//! Who is in a tunnel: its streams, each with the client and the destination at its two ends.
+//!
+//! The mux knows streams by number; this register knows whose they are, so that people can be told
+//! who still holds an old active open.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use proto::{
+    Name,
+    driver::{StreamId, Tunnel},
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// How many streams are listed at most. A tunnel may hold far more than a person reads.
+pub const LISTED_MAX: usize = 1000;
+
+/// The streams of one tunnel that have a client. Clones are the same register.
+#[derive(Debug, Clone, Default)]
+pub struct Guests(Arc<Mutex<BTreeMap<StreamId, Guest>>>);
+
+#[derive(Debug)]
+struct Guest {
+    destination: Name,
+    client: SocketAddr,
+    since: OffsetDateTime,
+}
+
+/// One stream, until it is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    guests: Guests,
+    id: StreamId,
+}
+
+/// One stream as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamView {
+    pub destination: Name,
+    pub client: SocketAddr,
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Payload bytes so far, both ways.
+    pub bytes: u64,
+}
+
+impl Guests {
+    /// Notes whose stream this is.
+    pub fn enter(&self, id: StreamId, destination: Name, client: SocketAddr) -> Entry {
+        let guest = Guest { destination, client, since: OffsetDateTime::now_utc() };
+        self.lock().insert(id, guest);
+        Entry { guests: self.clone(), id }
+    }
+
+    /// The streams, oldest first, the first [`LISTED_MAX`] of them.
+    pub fn list(&self, tunnel: &Tunnel) -> Vec<StreamView> {
+        let guests = self.lock();
+        let view = |(id, guest): (&StreamId, &Guest)| {
+            let (received, sent) = tunnel.stream_bytes(*id)?;
+            let Guest { destination, client, since } = guest;
+            Some(StreamView {
+                destination: destination.clone(),
+                client: *client,
+                since: *since,
+                bytes: received + sent,
+            })
+        };
+        guests.iter().filter_map(view).take(LISTED_MAX).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, Guest>> {
+        // Whole after any panic: each change is one insert or remove.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.guests.lock().remove(&self.id);
+    }
+}
