@@ -75,6 +75,7 @@ impl Alerts {
             if check.is_clean()
                 && let Some(endpoint) = check.build(given)
             {
+                check.tls(given);
                 check.addresses(&endpoint, rules);
                 check.samples(&endpoint);
                 endpoints.push(endpoint);
@@ -83,8 +84,8 @@ impl Alerts {
         if problems.is_empty() { Ok(Self { document, endpoints }) } else { Err(Problems(problems)) }
     }
 
-    /// What [`stored`](Self::stored) gave, after a restart. Addresses and templates are not tried again: an operator's
-    /// stricter file must not silence every endpoint, and each attempt tries its own.
+    /// What [`stored`](Self::stored) gave. Addresses, certificates and templates are not tried again, because each
+    /// attempt tries its own: an operator's stricter file must not silence every endpoint, and reading this is cheap.
     ///
     /// # Errors
     /// When it was damaged, or a newer program wrote it.

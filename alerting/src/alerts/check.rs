@@ -179,9 +179,6 @@ impl Check<'_> {
             self.webhook_only(given);
             None
         };
-        if let Err(error) = tls::client(given) {
-            self.says(error.field(), error);
-        }
         let also = given.also.iter().copied().filter(|kind| !kind.is_transition()).collect();
         (self.problems.len() == before).then(|| Endpoint { document: given.clone(), keys, also, mailbox })
     }
@@ -200,6 +197,13 @@ impl Check<'_> {
         }
         if given.url.is_none() && endpoint::message(given, Kind::Down).url.is_empty() {
             self.says("url", "give the receiver's address");
+        }
+    }
+
+    /// Whether its certificates and keys are some. Reads the machine's own trusted certificates, where it trusts those.
+    pub(super) fn tls(&mut self, given: &EndpointDocument) {
+        if let Err(error) = tls::client(given) {
+            self.says(error.field(), error);
         }
     }
 

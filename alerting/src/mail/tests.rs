@@ -147,17 +147,26 @@ async fn one_old_address_does_not_keep_the_mail_from_the_others() {
 
 #[tokio::test]
 async fn a_server_that_babbles_or_is_none_is_left() {
-    for greeting in [
-        "what\r\n".to_owned(),
-        "220-more\r\n".repeat(9999),
-        "x".repeat(99_999),
-        "554 no\r\n".into(),
-        String::new(),
-    ] {
+    for greeting in
+        ["what\r\n".to_owned(), "220-more\r\n".repeat(9999), "x".repeat(99_999), "554 no\r\n".into()]
+    {
         let server = Server::start(Trait { greeting: greeting.leak(), ..Trait::default() }, None).await;
         let attempt = send(server.endpoint("smtp", "?tls=none"), Kind::Down).await;
         assert!(matches!(attempt.outcome, Outcome::Failed { .. }), "{attempt:?}");
     }
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_in_time() {
+    let server = Server::start(Trait { silent: true, ..Trait::default() }, None).await;
+    let attempt = tokio::spawn(send(server.endpoint("smtp", "?tls=none"), Kind::Down));
+    while server.said().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // It was spoken to and says nothing: from here only time can pass.
+    tokio::time::pause();
+    let attempt = attempt.await.unwrap();
+    assert!(matches!(&attempt.outcome, Outcome::Failed { why } if why.contains("silent")), "{attempt:?}");
 }
 
 #[tokio::test]
@@ -190,12 +199,14 @@ struct Trait {
     /// Recipients with this in them.
     refuses: &'static str,
     implicit: bool,
+    /// After its greeting.
+    silent: bool,
 }
 
 impl Default for Trait {
     fn default() -> Self {
         let (greeting, auth, starttls, refuses) = ("220 mail.test ready\r\n", "HELP", "220 go\r\n", "nobody");
-        Self { greeting, auth, starttls, refuses, implicit: false }
+        Self { greeting, auth, starttls, refuses, implicit: false, silent: false }
     }
 }
 
@@ -269,6 +280,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let line = line.trim_end_matches("\r\n").to_owned();
         said.lock().unwrap().push(line.clone());
         let reply = match line.split([' ', ':']).next().unwrap_or_default() {
+            _ if special.silent => std::future::pending().await,
             _ if in_mail => {
                 in_mail = line != ".";
                 if in_mail { continue } else { "250 queued as 7".to_owned() }
