@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use alerting::{AddressRules, Courier};
 use axum::http::Extensions;
 use durable::Durable;
 use proto::EnvironmentName;
@@ -13,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, ApiTokens, AppState, EnrolmentState, Role},
+    alerts::{Book, Dispatcher, Nudge},
     config::Config,
     door::{self, Bounds},
     enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
-    events::Events,
     gateway::{
         Gateway, Gateways,
         environment::Environment,
@@ -78,6 +79,7 @@ pub struct App {
     admin_router: axum::Router,
     agent_router: axum::Router,
     keepers: Vec<(Keeper, mpsc::Receiver<Event>, mpsc::Receiver<crate::gateway::Command>)>,
+    dispatchers: Vec<Dispatcher>,
     environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     listeners: Arc<Listeners>,
     ca: Arc<Ca>,
@@ -118,13 +120,19 @@ impl App {
         let mut environments = BTreeMap::new();
         let mut gateways = BTreeMap::new();
         let mut keepers = Vec::new();
+        let (mut dispatchers, mut nudges) = (Vec::new(), BTreeMap::new());
+        let allowed = config.alerts.allow_destinations.clone();
+        let rules = AddressRules::new(move |address| allowed.iter().any(|cidr| cidr.contains(address)));
+        let courier = Courier::new(rules.clone());
         for name in &config.environments {
             let (environment, inbox) = Environment::new(name.clone(), config.link_settings());
+            let nudge = Nudge::default();
             let rooms = Rooms {
                 servers: ProcessServers::new(store.clone(), name),
                 groups: Groups::new(store.clone(), name),
                 fences: Fences::new(store.clone(), name),
-                events: Events::new(store.clone(), name),
+                alerts: Book::new(store.clone(), name, config.alerts.hold_down),
+                nudge: nudge.clone(),
                 disk: disk.clone(),
             };
             let settings = keeper::Settings {
@@ -136,6 +144,9 @@ impl App {
                 timings: group::Timings::default(),
                 guards: guards.clone(),
             };
+            let book = Book::new(store.clone(), name, config.alerts.hold_down);
+            dispatchers.push(Dispatcher::new(name.clone(), book, courier.clone(), nudge.clone()));
+            nudges.insert(name.clone(), nudge);
             let (keeper, view) = Keeper::open(environment.clone(), settings, rooms).await?;
             let (commands, orders) = mpsc::channel(COMMANDS_MAX);
             gateways.insert(name.clone(), Gateway::new(commands, view));
@@ -161,6 +172,10 @@ impl App {
             data_plane: listeners.clone(),
             api_tokens: ApiTokens::new(store),
             enrolment: enrolment.clone(),
+            alert_rules: rules,
+            alert_courier: courier,
+            alert_nudges: Arc::new(nudges),
+            alert_hold_down: config.alerts.hold_down,
             tunnel_url: Some(public_url.into()),
             ip_forwarder_url: None,
         };
@@ -175,6 +190,7 @@ impl App {
             admin_router: admin::router(state.clone()),
             agent_router,
             keepers,
+            dispatchers,
             environments,
             listeners,
             ca,
@@ -238,6 +254,13 @@ impl App {
             keepers.spawn(async move {
                 keeper.run(inbox, commands).await;
                 "the keeper of an Environment"
+            });
+        }
+        for dispatcher in self.dispatchers {
+            let stop = cancel.clone();
+            parts.spawn(async move {
+                dispatcher.run(stop).await;
+                "the dispatcher of an Environment's alerts"
             });
         }
         let stop = cancel.clone();

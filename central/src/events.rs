@@ -109,8 +109,12 @@ impl Events {
             for event in &mut events {
                 event.seq = head.next;
                 head.next += 1;
-                transaction =
-                    transaction.with(EVENTS.put(&self.owner, &key(event.seq), Precondition::Absent, event)?);
+                transaction = transaction.with(EVENTS.put(
+                    &self.owner,
+                    &key(event.seq),
+                    Precondition::Absent,
+                    event,
+                )?);
             }
             let surplus = (head.next - head.oldest).saturating_sub(self.keep).min(CLEARED_PER_APPEND);
             for _ in 0..surplus {

@@ -1,6 +1,7 @@
 //! Central: the cloud side of Postern. `main` is its table of contents.
 
 pub mod admin;
+pub mod alerts;
 pub mod app;
 pub mod cidr;
 pub mod config;

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 
 use super::problem::Problem;
 
-/// The largest body, in bytes. The largest thing anyone sends is a destination.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// The largest body, in bytes. The largest thing anyone sends are the settings of alerts, with templates
+/// and certificates in them; the store takes as much.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 

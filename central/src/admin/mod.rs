@@ -8,6 +8,7 @@
 //! keeps no state of its own.
 
 pub mod agents;
+mod alerts;
 mod api_tokens;
 mod authenticate;
 pub mod data_plane;
@@ -28,7 +29,7 @@ pub mod routes;
 pub mod serve;
 pub mod token;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub use agents::{EnrolmentState, enrolment_routes};
 pub use data_plane::DataPlane;
@@ -37,10 +38,12 @@ pub use routes::router;
 pub use serve::serve;
 pub use token::ApiTokens;
 
+use proto::EnvironmentName;
 use time::OffsetDateTime;
 use tracing::warn;
 
 use crate::{
+    alerts::Nudge,
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
@@ -60,6 +63,13 @@ pub struct AppState {
     pub data_plane: Arc<dyn DataPlane>,
     pub api_tokens: ApiTokens,
     pub enrolment: Enrolment,
+    /// Which addresses alerts may be sent to: the operator's word.
+    pub alert_rules: alerting::AddressRules,
+    pub alert_courier: alerting::Courier,
+    /// Wakes the dispatcher of an Environment.
+    pub alert_nudges: Arc<BTreeMap<EnvironmentName, Nudge>>,
+    /// How long an outage lasts before it is told, unless the alerts' settings say so.
+    pub alert_hold_down: Duration,
     /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.
     pub tunnel_url: Option<Arc<str>>,
     /// The address of the Environment's forwarding front door, shown on the active.

@@ -63,6 +63,16 @@ impl Problem {
         Self { errors: vec![error], ..problem }
     }
 
+    /// Several fields are wrong; the first of them is the sentence for people.
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let first = errors.first().map(|error| format!("{}: {}", error.field, error.reason));
+        let detail = match errors.len() {
+            0 | 1 => first.unwrap_or_default(),
+            several => format!("{} (and {} more)", first.unwrap_or_default(), several - 1),
+        };
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail) }
+    }
+
     pub fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, detail)
     }

@@ -9,8 +9,8 @@ use axum::{
 };
 
 use super::{
-    API, AppState, api_tokens, authenticate, destinations, enrollment_tokens, events, gateway, health, meta,
-    page,
+    API, AppState, alerts, api_tokens, authenticate, destinations, enrollment_tokens, events, gateway,
+    health, meta, page,
     problem::Problem,
     process_servers, raft, request,
     rights::{
@@ -51,6 +51,15 @@ pub fn table() -> Vec<Route> {
         delete("/destinations/{name}", Administrator, destinations::remove),
         post("/destinations/{name}/test", Operator, destinations::test),
         post("/enrollment-tokens", CloudAdministrator, enrollment_tokens::create),
+        get("/alerts", Viewer, alerts::show),
+        put("/alerts", CloudAdministrator, alerts::change),
+        post("/alerts/preview", CloudAdministrator, alerts::preview),
+        post("/alerts/test", CloudAdministrator, alerts::test),
+        get("/alerts/deliveries", Viewer, alerts::deliveries),
+        post("/alerts/deliveries/{id}/send-again", CloudAdministrator, alerts::send_again),
+        get("/alerts/maintenance", Viewer, alerts::maintenance),
+        put("/alerts/maintenance", CloudAdministrator, alerts::begin_maintenance),
+        delete("/alerts/maintenance", CloudAdministrator, alerts::end_maintenance),
         get("/events", Viewer, events::list),
         get("/raft", Viewer, raft::show),
         get("/api-tokens", Administrator, api_tokens::list),
@@ -99,6 +108,10 @@ fn get<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) 
 
 fn post<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
     api(Method::POST, path, role, on(MethodFilter::POST, handler))
+}
+
+fn put<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    api(Method::PUT, path, role, on(MethodFilter::PUT, handler))
 }
 
 fn patch<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {

@@ -15,6 +15,7 @@
 
 mod act;
 mod admit;
+mod alerts;
 mod command;
 mod drain;
 mod members;
@@ -48,8 +49,9 @@ use super::{
     view::{GatewayView, SwitchView},
 };
 use crate::{
+    alerts::{Book, Nudge},
     enrolment::AgentIdentity,
-    events::{Events, NewEvent},
+    events::NewEvent,
     process_server::{ProcessServer, ProcessServers, group::GroupRecord, group::Groups},
     store::StoreError,
 };
@@ -116,6 +118,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     pub resume_window: Duration,
     pub dead_after: Duration,
+    /// Until an administrator sets another.
     pub hold_down: Duration,
     pub timings: group::Timings,
     /// Where the witness keeps its guard file, one per Environment.
@@ -127,7 +130,9 @@ pub struct Rooms {
     pub servers: ProcessServers,
     pub groups: Groups,
     pub fences: Fences,
-    pub events: Events,
+    pub alerts: Book,
+    /// Wakes whoever sends alerts.
+    pub nudge: Nudge,
     pub disk: Arc<durable::Durable>,
 }
 
@@ -159,6 +164,7 @@ pub struct Keeper {
     fence: Option<Fence>,
     processor: ProxyProcessor,
     policy: Policy,
+    telling: alerts::Telling,
     session: Option<Session>,
     draining: Option<(Session, Instant)>,
     /// Since when no admitted tunnel has lived.
@@ -192,6 +198,7 @@ impl Keeper {
         let mut keeper = Self {
             processor: ProxyProcessor::new(settings.connect_timeout),
             policy: Policy::new(settings.hold_down),
+            telling: alerts::Telling::default(),
             environment,
             settings,
             rooms,
@@ -234,6 +241,7 @@ impl Keeper {
                 keeper.processor.handle_restored(node, keeper.settings.dead_after, now);
             }
         }
+        keeper.restore_alerts(Instant::now()).await?;
         keeper.show();
         Ok((keeper, reader))
     }
@@ -411,6 +419,7 @@ impl Keeper {
         self.look_at_drain(now).await;
         self.finish_leaving();
         self.look_after_witness(now).await;
+        self.look_after_telling(now).await;
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -424,6 +433,7 @@ impl Keeper {
         [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look]
             .into_iter()
             .chain(witness)
+            .chain([self.telling_timeout()])
             .flatten()
             .min()
     }
@@ -443,7 +453,7 @@ impl Keeper {
 
     async fn stop(mut self) {
         self.say_goodbye().await;
-        self.write_events().await;
+        self.write_down(Instant::now()).await;
         if let Some(witness) = self.environment.set_witness(None) {
             witness.group.clone().shutdown().await;
         }

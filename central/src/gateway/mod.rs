@@ -34,7 +34,7 @@ pub enum Command {
     EndDrain { reply: oneshot::Sender<Result<(), CommandError>> },
     /// Restart the agent of this Process Server.
     Restart { name: Name, reply: oneshot::Sender<Result<(), CommandError>> },
-    /// Process Servers were marked, unmarked or removed in the store: read them again.
+    /// Process Servers were marked, unmarked or removed in the store, or alerts set: read them again.
     Reload { reply: oneshot::Sender<Result<(), CommandError>> },
 }
 
@@ -106,7 +106,7 @@ impl Gateway {
         self.command(|reply| Command::Restart { name, reply }).await
     }
 
-    /// To be called after Process Servers changed in the store.
+    /// To be called after Process Servers or the settings of alerts changed in the store.
     pub async fn reload(&self) -> Result<(), CommandError> {
         self.command(|reply| Command::Reload { reply }).await
     }

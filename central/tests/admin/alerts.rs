@@ -52,9 +52,13 @@ async fn everything_wrong_is_named_at_once() {
     )
     .await;
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
-    let fields: Vec<_> = refused.body["errors"].as_array().unwrap().iter().map(|e| e["field"].clone()).collect();
+    let fields: Vec<_> =
+        refused.body["errors"].as_array().unwrap().iter().map(|e| e["field"].clone()).collect();
     assert!(fields.contains(&json!("endpoints[meta].url")), "{fields:?}");
-    assert!(fields.iter().any(|field| field.as_str().unwrap().starts_with("endpoints[typo].down")), "{fields:?}");
+    assert!(
+        fields.iter().any(|field| field.as_str().unwrap().starts_with("endpoints[typo].down")),
+        "{fields:?}"
+    );
     assert_eq!(stage.get(PATH).await.body["endpoints"], json!([]), "and nothing was kept");
 }
 
@@ -118,7 +122,8 @@ async fn in_maintenance_nobody_is_told() {
 #[tokio::test]
 async fn a_preview_shows_what_would_be_sent_and_sends_nothing() {
     let stage = Stage::new();
-    let alerts = json!({"endpoints": [{"name": "chat", "preset": "slack", "url": "https://hooks.slack.example/x"}]});
+    let alerts =
+        json!({"endpoints": [{"name": "chat", "preset": "slack", "url": "https://hooks.slack.example/x"}]});
     let body = json!({"alerts": alerts, "endpoint": "chat", "kind": "down"});
     let shown = stage.ask(Role::CloudAdministrator, Method::POST, &format!("{PATH}/preview"), body).await;
     assert_eq!(shown.status, StatusCode::OK, "{:?}", shown.body);

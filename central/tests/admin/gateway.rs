@@ -60,10 +60,7 @@ async fn who_still_holds_an_old_active_open_is_listed_and_can_be_ended() {
     });
 
     let draining = &stage.get("/api/v1/gateway").await.body["draining"];
-    assert_eq!(
-        *draining,
-        json!([{"process_server": "gw-a", "until": "2026-01-02T03:04:05Z", "streams": 1}])
-    );
+    assert_eq!(*draining, json!([{"process_server": "gw-a", "until": "2026-01-02T03:04:05Z", "streams": 1}]));
     assert_eq!(
         stage.get("/api/v1/gateway/drain").await.body,
         json!([{

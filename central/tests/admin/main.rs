@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may panic: that is how they fail")]
 
+mod alerts;
 mod destinations;
 mod enrolment;
 mod events;

@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use alerting::{AddressRules, Courier};
 use async_trait::async_trait;
 use axum::{
     Router,
@@ -85,12 +87,17 @@ impl Stage {
         tokio::spawn(gateway_task(inbox, servers, view.clone(), Arc::clone(&orders)));
         let gateway = Gateway::new(commands, view.subscribe());
         let data_plane = Arc::new(ScriptedDataPlane::default());
+        let rules = AddressRules::new(|address| address.is_loopback());
         let state = AppState {
             store: store.clone(),
             gateways: Gateways::new(BTreeMap::from([(environment(), gateway)])),
             data_plane: data_plane.clone(),
             api_tokens: ApiTokens::new(store.clone()),
             enrolment: Enrolment::new(store, Arc::new(ca)),
+            alert_rules: rules.clone(),
+            alert_courier: Courier::new(rules),
+            alert_nudges: Arc::default(),
+            alert_hold_down: Duration::from_secs(10),
             tunnel_url: Some("https://central.example:8444".into()),
             ip_forwarder_url: Some("socks5://central.example:1080".into()),
         };

@@ -115,7 +115,9 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
             }
             match failed {
                 0 => Ok(()),
-                failed => Err(Failure::Failed(format!("{failed} of {} receivers did not take it", tested.len()))),
+                failed => {
+                    Err(Failure::Failed(format!("{failed} of {} receivers did not take it", tested.len())))
+                }
             }
         }
         Command::Deliveries { limit } => {

@@ -61,6 +61,9 @@ pub(crate) enum Command {
     /// One-time tokens that let a new agent in.
     #[command(subcommand)]
     Enrollment(Enrollment),
+    /// Who is told of an outage, how, and what was told.
+    #[command(subcommand)]
+    Alerts(Alerts),
     /// What happened, oldest first.
     Events(Events),
     /// API tokens, such as the one posternctl itself uses.
@@ -155,6 +158,54 @@ pub(crate) enum Enrollment {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Shows who is told; secrets are hidden.
+    Show,
+    /// Replaces the settings by those in a JSON file; a secret given as "***" stays what it was.
+    Set {
+        /// The file; '-' reads standard input.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Sends a rehearsal to the real receivers, and shows what they answered.
+    Test {
+        /// Only to this one.
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
+        /// The end of an outage instead of its beginning.
+        #[arg(long)]
+        up: bool,
+    },
+    /// What was told and what still waits, newest first.
+    Deliveries {
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Sends one again, under the id its receiver knows.
+    SendAgain { id: Name },
+    /// Silence on purpose.
+    #[command(subcommand)]
+    Maintenance(Maintenance),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Maintenance {
+    /// Nobody is told for a while; an outage that lasts longer is told afterwards.
+    Begin {
+        /// How long, such as 2h; 7 days at most.
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasting: std::time::Duration,
+        /// For whoever wonders.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Alerts are told again.
+    End,
+    /// Whether it is under way.
+    Show,
 }
 
 #[derive(Debug, Arguments)]

@@ -69,6 +69,10 @@ impl Client {
         self.ask(Method::POST, path, Some(body)).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Result<Value, Failure> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
     pub(crate) async fn patch(&self, path: &str, body: Value) -> Result<Value, Failure> {
         self.ask(Method::PATCH, path, Some(body)).await
     }

@@ -122,7 +122,12 @@ fn drains(drains: &[Drain], screen: &mut Screen) -> Result<(), Failure> {
         ];
         screen.properties(&lines)?;
         let rows = drain.streams.iter().map(|stream| {
-            [stream.destination.clone(), stream.client.clone(), ago(stream.since, now), stream.bytes.to_string()]
+            [
+                stream.destination.clone(),
+                stream.client.clone(),
+                ago(stream.since, now),
+                stream.bytes.to_string(),
+            ]
         });
         screen.rows(["Destination", "Client", "Since", "Bytes"], rows, "Its last stream has just ended")?;
     }

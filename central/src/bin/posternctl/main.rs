@@ -4,6 +4,7 @@
 //! failed, 2 wrong usage or configuration, 3 no answer.
 
 mod advice;
+mod alerts;
 mod args;
 mod client;
 mod destinations;
@@ -49,6 +50,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Gateway(command) => gateway::run(command, &client, &mut screen).await,
         Command::Destinations(command) => destinations::run(command, &client, &mut screen).await,
         Command::Enrollment(command) => enrollment::run(command, &client, &mut screen).await,
+        Command::Alerts(command) => alerts::run(command, &client, &mut screen).await,
         Command::Events(options) => events::run(options, &client, &mut screen).await,
         Command::Tokens(command) => tokens::run(command, &client, &mut screen).await,
         Command::Raft(command) => raft::run(command, &client, &mut screen).await,

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use alerting::{Context, Incident, IncidentId};
 use proto::{
     AgentId, NodeId,
     control::{CentralMessage, Roster, RosterEntry, SeatGrant},
     hello::Seat,
 };
-use time::OffsetDateTime;
 
 use super::{Keeper, Leaving};
 use crate::{
@@ -47,19 +45,11 @@ impl Keeper {
         while let Some(verdict) = self.processor.poll_verdict() {
             self.carry_out(verdict, now);
         }
-        while let Some(event) = self.policy.poll_event() {
-            match event {
-                alerting::Event::Raised(_) => {
-                    self.note("event_raised", format!("{} was raised", alerting::EVENT_NAME));
-                }
-                alerting::Event::Cleared(_) => {
-                    self.note("event_cleared", format!("{} was cleared", alerting::EVENT_NAME));
-                }
-            }
-        }
+        self.watch_tolerance();
+        self.watch_silence(now);
         self.tell_report();
         self.show();
-        self.write_events().await;
+        self.write_down(now).await;
     }
 
     fn next_step(&self) -> Option<Step> {
@@ -178,7 +168,7 @@ impl Keeper {
             witness.group.clone().shutdown().await;
         }
         self.processor.handle_dissolved();
-        self.policy.handle_up(Instant::now());
+        self.outage_over(Instant::now());
         (self.lost_at, self.last_active) = (None, None);
         self.seats_changed();
         for seated in seats {
@@ -288,14 +278,13 @@ impl Keeper {
                     GaveUp::TimeIsUp => "its time is up",
                     GaveUp::NotConfigured => "it is no longer connected",
                 };
-                let text = format!("{name} was given up after {} s: {why}", after.as_secs());
-                self.note("candidate_given_up", text);
+                let how = format!("given up after {} s: {why}", after.as_secs());
+                self.note("candidate_given_up", format!("{name} was {how}"));
+                self.tried(name, how);
             }
             Verdict::Down => {
                 self.note("gateway_down", "No configured candidate is left to try".into());
-                let context = Context { summary: "The Secure Gateway is down".into(), ..Context::default() };
-                let id = IncidentId::new(proto::SessionId::random().to_string());
-                self.policy.handle_down(now, Incident::new(id, OffsetDateTime::now_utc(), context));
+                self.outage(now);
             }
             Verdict::Up { .. } => {}
             Verdict::SwitchFailed { node } => {

@@ -173,11 +173,23 @@ impl Keeper {
                 gap_ms: u64::try_from(gap_ms).unwrap_or(u64::MAX),
             });
         }
+        let moved = self.last_switch.clone().filter(|_| self.last_active.as_ref() != Some(&session.name));
         self.last_active = Some(session.name.clone());
+        if let Some(SwitchView { from: Some(from), to, reason, gap_ms }) = moved {
+            let summary = format!("{to} is the Secure Gateway now, {gap_ms} ms after {from}: {reason}");
+            let details = [
+                ("from", from.to_string()),
+                ("to", to.to_string()),
+                ("reason", reason),
+                ("gap_ms", gap_ms.to_string()),
+            ];
+            self.tell_of(alerting::Kind::Failover, summary, &details);
+        }
+        let Some(session) = &self.session else { return };
         let (name, node, epoch) = (session.name.clone(), session.node, session.epoch);
         self.announce();
         self.processor.handle_tunnel_up(node);
-        self.policy.handle_up(now);
+        self.outage_over(now);
         self.note_of(
             &name.clone(),
             "forwarding_established",

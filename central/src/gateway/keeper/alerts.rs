@@ -112,12 +112,7 @@ impl Keeper {
             1 => "The Secure Gateway is down: its only candidate has no secure connection".to_owned(),
             many => format!("The Secure Gateway is down: none of {many} candidates has a secure connection"),
         };
-        let context = Context {
-            environment,
-            summary,
-            tried: self.telling.tried.clone(),
-            link: self.settings.link.clone(),
-        };
+        let context = Context { environment, summary, tried: self.telling.tried.clone(), link: None };
         let id = IncidentId::new(proto::SessionId::random().to_string());
         self.policy.handle_down(now, Incident::new(id, OffsetDateTime::now_utc(), context));
     }
@@ -134,7 +129,7 @@ impl Keeper {
             environment: self.environment.name.to_string(),
             summary,
             tried: Vec::new(),
-            link: self.settings.link.clone(),
+            link: None,
         };
         let id = IncidentId::new(proto::SessionId::random().to_string());
         let mut alert = Alert::about(kind, id, context, OffsetDateTime::now_utc());

@@ -13,6 +13,7 @@ impl Keeper {
             Command::Reload { reply } => {
                 let result =
                     self.read_servers().await.map_err(|error| CommandError::Store(error.to_string()));
+                self.read_alerts(now).await;
                 // Who was marked or unmarked learns whether it has to restart.
                 for link in self.environment.registry.links() {
                     self.grant(&link);

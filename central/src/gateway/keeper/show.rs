@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 use super::{Keeper, Session};
 use crate::events::{NewEvent, Severity};
 use crate::gateway::view::{
-    AttemptView, CandidateView, ClaimView, ConnectedView, DrainingView, GatewayState, GatewayView, RaftView, SeatView,
+    AttemptView, CandidateView, ClaimView, ConnectedView, DrainingView, GatewayState, GatewayView, RaftView,
+    SeatView,
 };
 
 /// Who speaks when it is about no single Process Server.
@@ -53,15 +54,6 @@ impl Keeper {
     fn remember(&mut self, event: NewEvent) {
         tracing::info!(environment = %self.environment.name, code = event.code, "{}", event.text);
         self.pending_events.push_back(event);
-    }
-
-    pub(super) async fn write_events(&mut self) {
-        while let Some(event) = self.pending_events.pop_front() {
-            let code = event.code;
-            if let Err(error) = self.rooms.events.append(event, OffsetDateTime::now_utc()).await {
-                tracing::error!(%error, code, "An event could not be recorded");
-            }
-        }
     }
 
     pub(super) fn show(&mut self) {
@@ -121,14 +113,16 @@ impl Keeper {
             event_raised: self.policy.is_raised(),
             last_switch: self.last_switch.clone(),
             connected: connected.collect(),
-            can_lose: self
-                .environment
-                .witness()
-                .map(|witness| witness.group.members().borrow().losses_bearable()),
+            can_lose: self.losses_bearable(),
             raft,
             streams: live.map_or(0, |session| session.tunnel.stats().streams),
             draining: self.draining.iter().map(draining_view).collect(),
         }
+    }
+
+    /// How many more losses of a voter the group can bear.
+    pub(super) fn losses_bearable(&self) -> Option<usize> {
+        self.environment.witness().map(|witness| witness.group.members().borrow().losses_bearable())
     }
 
     fn raft_view(&self) -> Option<RaftView> {
@@ -174,7 +168,8 @@ fn severity(code: &str) -> Severity {
     match code {
         "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
         "gateway_down" | "event_raised" => Severity::Error,
-        "tunnel_lost" | "candidate_given_up" | "switch_failed" | "agent_disconnected" => Severity::Warning,
+        "tunnel_lost" | "candidate_given_up" | "switch_failed" | "agent_disconnected"
+        | "candidate_silent" | "tolerance_lost" => Severity::Warning,
         _ => Severity::Info,
     }
 }
