@@ -174,12 +174,14 @@ pub fn plan<'a>(
 }
 
 /// Those of `deliveries` that are to be attempted now, in the order they were created. Per endpoint one at a time,
-/// and an up only when its down is over; so a slow receiver delays nobody but itself.
+/// and an up only when its down is over; so a slow receiver delays nobody but itself. What waits for a receiver that
+/// took another delivery meanwhile waits no longer: it is back.
 pub fn due(deliveries: &[Delivery], now: OffsetDateTime) -> Vec<&Delivery> {
     let mut busy: BTreeSet<&str> =
         deliveries.iter().filter(|d| d.is_held(now)).map(|d| d.endpoint.as_str()).collect();
+    let is_ready = |d: &&Delivery| d.is_ready(now) || is_back(deliveries, d);
     let mut ready: Vec<&Delivery> =
-        deliveries.iter().filter(|d| d.is_ready(now) && !has_open_down(deliveries, d)).collect();
+        deliveries.iter().filter(is_ready).filter(|d| !has_open_down(deliveries, d)).collect();
     // What an outage does comes before everything else that may have piled up.
     ready.sort_by_key(|d| (!d.alert.kind.is_transition(), d.created_at, d.alert.kind));
     ready.retain(|d| busy.insert(&d.endpoint));
@@ -195,6 +197,15 @@ pub fn next_due(deliveries: &[Delivery]) -> Option<OffsetDateTime> {
         State::Delivered { .. } | State::GivenUp { .. } => None,
     })
     .min()
+}
+
+/// Whether the receiver took another delivery since this one began to wait. One that asked for time gets its time.
+fn is_back(deliveries: &[Delivery], waiting: &Delivery) -> bool {
+    let State::Waiting { since, .. } = waiting.state else { return false };
+    let asked_for_time =
+        waiting.attempts.last().is_some_and(|attempt| attempt.outcome.retry_after().is_some());
+    let took = |d: &Delivery| matches!(d.state, State::Delivered { at } if at > since && d.endpoint == waiting.endpoint);
+    !asked_for_time && deliveries.iter().any(took)
 }
 
 fn has_open_down(deliveries: &[Delivery], up: &Delivery) -> bool {
@@ -220,11 +231,12 @@ impl Delivery {
         }
     }
 
-    /// Takes it in hand for one attempt, [`LEASE`] long. `None` when it is not to be attempted now.
+    /// Takes it in hand for one attempt, [`LEASE`] long; when that is to happen, [`due`] says. `None` when it is over,
+    /// or in other hands.
     #[must_use]
     pub fn begin(&self, by: &str, now: OffsetDateTime) -> Option<Self> {
         let state = State::Sending { by: by.to_owned(), since: now, until: now + LEASE };
-        self.is_ready(now).then(|| Self { state, ..self.clone() })
+        (self.is_open() && !self.is_held(now)).then(|| Self { state, ..self.clone() })
     }
 
     /// Puts back what an owner that is known to be dead had in hand: after a restart, one's own. Its attempt may or

@@ -60,8 +60,11 @@ pub(crate) const OUTPUT_MAX_BYTES: usize = 64 * 1024;
 /// A template is no longer than this.
 pub(crate) const SOURCE_MAX_BYTES: usize = 32 * 1024;
 
-/// Steps of the template's machine: some thousand times what a preset takes.
-const FUEL: u64 = 200_000;
+/// Steps of the template's machine: a hundred times what a preset takes.
+const FUEL: u64 = 20_000;
+
+/// In one body this many strings may be templates, each with its own fuel.
+const LEAVES_MAX: usize = 256;
 
 /// Renders `source`. [`Form::Json`] gives JSON or an error.
 pub(crate) fn render(source: &str, form: Form, scope: &Scope) -> Result<String, TemplateError> {
@@ -92,27 +95,37 @@ pub(crate) fn render(source: &str, form: Form, scope: &Scope) -> Result<String, 
 /// Renders every string in `template`, and gives the whole as JSON. A string that is one `{{ … }}` and nothing else
 /// becomes the value in it, of whatever type.
 pub(crate) fn render_json(template: &serde_json::Value, scope: &Scope) -> Result<String, TemplateError> {
-    let mut left = OUTPUT_MAX_BYTES;
+    let mut left = Left { bytes: OUTPUT_MAX_BYTES, leaves: LEAVES_MAX };
     let value = render_leaves(template, scope, &mut left)?;
     let text = value.to_string();
     if text.len() > OUTPUT_MAX_BYTES { Err(TemplateError::TooLong(OUTPUT_MAX_BYTES)) } else { Ok(text) }
 }
 
+/// What the rest of a body may still take.
+struct Left {
+    bytes: usize,
+    leaves: usize,
+}
+
 fn render_leaves(
     template: &serde_json::Value,
     scope: &Scope,
-    left: &mut usize,
+    left: &mut Left,
 ) -> Result<serde_json::Value, TemplateError> {
     use serde_json::Value as Json;
     Ok(match template {
         Json::Null | Json::Bool(_) | Json::Number(_) => template.clone(),
+        Json::String(plain) if !plain.contains('{') => template.clone(),
         Json::String(source) => {
+            let too_many =
+                || TemplateError::Whole(format!("more than {LEAVES_MAX} of its strings are templates"));
+            left.leaves = left.leaves.checked_sub(1).ok_or_else(too_many)?;
             let value = match single_expression(source) {
                 Some(expression) => evaluate(expression, scope)?,
                 None => Json::String(render(source, Form::Text, scope)?),
             };
             let length = value.as_str().map_or_else(|| value.to_string().len(), str::len);
-            *left = left.checked_sub(length).ok_or(TemplateError::TooLong(OUTPUT_MAX_BYTES))?;
+            left.bytes = left.bytes.checked_sub(length).ok_or(TemplateError::TooLong(OUTPUT_MAX_BYTES))?;
             value
         }
         Json::Array(items) => {

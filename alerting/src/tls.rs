@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -43,9 +43,7 @@ impl TlsError {
 /// Made for each attempt anew, so that a change to the machine's trusted certificates counts at once.
 pub(crate) fn client(endpoint: &EndpointDocument) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Setup(error.to_string()))?;
+    let config = builder(provider.clone())?;
     let config = match &endpoint.ca {
         Some(pem) => config.with_root_certificates(authorities(pem)?),
         None => config.dangerous().with_custom_certificate_verifier(platform(provider)?),
@@ -59,6 +57,18 @@ pub(crate) fn client(endpoint: &EndpointDocument) -> Result<ClientConfig, TlsErr
         }
         (Some(_), None) | (None, Some(_)) => Err(TlsError::Half),
     }
+}
+
+/// For calls without TLS; should one meet TLS all the same, it fails.
+pub(crate) fn trusting_nobody() -> Result<ClientConfig, TlsError> {
+    let config = builder(Arc::new(ring::default_provider()))?;
+    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Setup(error.to_string()))
 }
 
 /// The machine's own judgement, which knows what its administrator added. Not dangerous at all: rustls calls every

@@ -172,6 +172,23 @@ fn a_slow_receiver_delays_only_itself() {
 }
 
 #[test]
+fn what_waits_goes_out_once_its_receiver_takes_something_again() {
+    let waits = |outcome| {
+        let mut waiting = sending(&down("1"));
+        for _ in 0..7 {
+            let attempt = Attempt { outcome: Outcome::clone(&outcome), ..failed() };
+            waiting = waiting.finish(attempt, START, 200).0;
+        }
+        let taken = sending(&down("2")).finish(answered(200), START + S, 0).0;
+        let due = due(&[waiting, taken], START + S * 2).len();
+        due == 0
+    };
+    assert!(!waits(Outcome::Failed { why: "no connection".into() }));
+    let busy = Outcome::Answered { status: 429, excerpt: String::new(), retry_after_s: Some(600) };
+    assert!(waits(busy), "it asked for time");
+}
+
+#[test]
 fn an_outage_overtakes_what_else_has_piled_up() {
     let also = BTreeSet::from([Kind::Failover]);
     let to = [Recipient { endpoint: "a", also: &also }];
@@ -192,8 +209,9 @@ fn what_a_dead_owner_held_is_tried_again_when_its_lease_is_over() {
 #[test]
 fn a_wall_clock_set_back_postpones_nothing() {
     let (waiting, _) = sending(&down("1")).finish(failed(), START, 0);
-    assert!(waiting.begin("me", START + S).is_none());
-    assert!(waiting.begin("me", START - HOUR).is_some());
+    let is_due = |now| !due(std::slice::from_ref(&waiting), now).is_empty();
+    assert!(!is_due(START + S));
+    assert!(is_due(START - HOUR));
     assert!(sending(&down("1")).begin("me", START - HOUR).is_some());
 }
 

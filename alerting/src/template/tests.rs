@@ -98,6 +98,13 @@ fn nothing_small_grows_without_bound() {
 }
 
 #[test]
+fn a_body_of_many_templates_is_refused() {
+    let error = render_json(&json!(vec!["{{ x }}"; 300]), &scope_with("x", "")).unwrap_err();
+    assert!(error.to_string().contains("more than 256"), "{error}");
+    assert!(render_json(&json!(vec!["x"; 300]), &scope_with("x", "")).is_ok());
+}
+
+#[test]
 fn a_star_outside_of_a_tag_or_in_a_string_is_a_star() {
     let text = render("*{{ x }}* {{ 'a*b' }} {# * #}", Form::Text, &scope_with("x", "bold")).unwrap();
     assert_eq!(text, "*bold* a*b ");
