@@ -46,7 +46,7 @@ impl std::fmt::Display for LaneEnd {
             LaneEnd::Closed { code, reason } => write!(f, "the peer closed it: {reason} ({code})"),
             LaneEnd::Io(error) => write!(f, "the connection broke: {error}"),
             LaneEnd::Dead { silent_for } => write!(f, "the peer was silent for {silent_for:.1?}"),
-            LaneEnd::Protocol(error) => write!(f, "{error}"),
+            LaneEnd::Protocol(error) => write!(f, "{}", error.in_full()),
             LaneEnd::Stopped => write!(f, "it was stopped at this end"),
             LaneEnd::Unprepared => write!(f, "the tunnel was not prepared for another websocket"),
         }
@@ -64,6 +64,20 @@ pub enum ProtocolError {
     PingFlood { per_second: u32 },
     #[error("the peer broke the websocket protocol")]
     WebSocket(#[source] Box<tungstenite::Error>),
+}
+
+impl ProtocolError {
+    /// With what is behind it: both ends show this to people, and one line is all they get.
+    fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
 }
 
 /// What a tunnel's websocket should be made with, at both ends: bounded messages, small buffers.
@@ -121,7 +135,7 @@ where
             LaneEnd::Stopped
         }
         Ended::Broken(error) => {
-            let reason = error.to_string();
+            let reason = error.in_full();
             shared.abort(Reset::new(ResetCode::PROTOCOL, &reason));
             say_goodbye(websocket, Some((CloseCode::Protocol.into(), &reason))).await;
             LaneEnd::Protocol(error)

@@ -6,7 +6,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -54,8 +55,15 @@ async fn both_ways(mut socket: Socket, stream: TunnelStream) -> RelayEnd {
     let (mut sent_bytes, mut received_bytes) = (0, 0);
     let result = {
         let (read, write) = socket.tcp.split();
-        let up = upload(read, &stream, &mut sent_bytes);
-        let down = download(write, &stream, &mut received_bytes);
+        let handed_over = AtomicBool::new(false);
+        let up = upload(read, &stream, &handed_over, &mut sent_bytes);
+        let down = async {
+            download(write, &stream, &mut received_bytes).await?;
+            handed_over.store(true, Ordering::Relaxed);
+            // The upload may have waited for this, and looks again.
+            tokio::task::yield_now().await;
+            Ok(())
+        };
         tokio::try_join!(up, down)
     };
     let ended = match result {
@@ -110,17 +118,18 @@ impl From<StreamError> for Break {
     }
 }
 
-/// Socket to stream. When the stream breaks this waits for ever: the other direction still hands over what had
-/// arrived, and then ends both.
-async fn upload(mut read: ReadHalf<'_>, stream: &TunnelStream, sent_bytes: &mut u64) -> Result<(), Break> {
+/// Socket to stream.
+async fn upload(
+    mut read: ReadHalf<'_>,
+    stream: &TunnelStream,
+    handed_over: &AtomicBool,
+    sent_bytes: &mut u64,
+) -> Result<(), Break> {
     let mut turn = Turn::default();
     loop {
         let read = poll_fn(|cx| {
-            let Poll::Ready(Ok(room)) = stream.poll_writable(cx) else { return Poll::Pending };
-            if stream.poll_broken(cx).is_ready() {
-                return Poll::Pending;
-            }
-            poll_read(cx, &mut read, room.min(PAYLOAD_MAX_BYTES))
+            let room = ready!(poll_room(cx, stream, handed_over))?;
+            poll_read(cx, &mut read, room.min(PAYLOAD_MAX_BYTES)).map_err(Break::Socket)
         })
         .await?;
         if read.is_empty() {
@@ -130,15 +139,31 @@ async fn upload(mut read: ReadHalf<'_>, stream: &TunnelStream, sent_bytes: &mut 
         let mut bytes = read.freeze();
         // There was room a moment ago, but all streams share one bound.
         while !bytes.is_empty() {
-            poll_fn(|cx| match stream.poll_writable(cx) {
-                Poll::Ready(Ok(_)) => Poll::Ready(()),
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-            })
-            .await;
+            poll_fn(|cx| poll_room(cx, stream, handed_over)).await?;
             stream.try_write_bytes(&mut bytes)?;
         }
         *sent_bytes += len as u64;
         turn.moved(len).await;
+    }
+}
+
+/// Room in the stream. When it breaks, the other direction still hands over what had arrived and then ends both;
+/// where that has come to its end already, nobody else would.
+fn poll_room(
+    cx: &mut Context<'_>,
+    stream: &TunnelStream,
+    handed_over: &AtomicBool,
+) -> Poll<Result<usize, Break>> {
+    if let Poll::Ready(reset) = stream.poll_broken(cx) {
+        return match handed_over.load(Ordering::Relaxed) {
+            true => Poll::Ready(Err(Break::Stream(reset))),
+            false => Poll::Pending,
+        };
+    }
+    match stream.poll_writable(cx) {
+        Poll::Ready(Ok(room)) => Poll::Ready(Ok(room)),
+        // Broken a moment ago, which wakes this again.
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
     }
 }
 
@@ -164,7 +189,7 @@ async fn download(
         while !bytes.is_empty() {
             let written = poll_fn(|cx| {
                 // Before every single write: the process may have been stopped since the last one.
-                if let Err(reset) = std::task::ready!(stream.poll_may_write(cx)) {
+                if let Err(reset) = ready!(stream.poll_may_write(cx)) {
                     return Poll::Ready(Err(Break::Stream(reset)));
                 }
                 match Pin::new(&mut write).poll_write(cx, &bytes) {

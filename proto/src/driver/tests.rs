@@ -378,6 +378,21 @@ async fn a_relay_that_is_cancelled_resets_both() {
     assert!(far.read(&mut [0; 10]).await.is_err());
 }
 
+#[tokio::test]
+async fn a_stream_that_breaks_after_half_an_end_resets_the_socket_too() {
+    let mut pair = Pair::connected().await;
+    let (mut client, relayed, mut far) = pair.relayed().await;
+    far.write_all(b"an announcement").await.unwrap();
+    far.shutdown().await.unwrap();
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).await.unwrap();
+    far.reset(ResetCode::CONNECTION_RESET, "the database died");
+    let end =
+        tokio::time::timeout(Duration::from_secs(10), relayed).await.expect("nobody waits for ever").unwrap();
+    assert!(matches!(end.ended, RelayEnded::Stream(_)), "{end:?}");
+    assert!(client.write_all(&[0; 1 << 20]).await.is_err());
+}
+
 // ---- the stage ----
 
 const DEAD_AFTER: Duration = Duration::from_secs(15);
