@@ -208,8 +208,14 @@ struct View<'a> {
     environment: &'a str,
     tried: &'a [Tried],
     details: &'a BTreeMap<String, String>,
-    link: Option<&'a str>,
+    links: LinksView<'a>,
     test: bool,
+}
+
+#[derive(Serialize)]
+struct LinksView<'a> {
+    /// Nothing where central does not know its own address.
+    ui: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -228,7 +234,7 @@ struct EventView<'a> {
 #[derive(Serialize)]
 struct IncidentView<'a> {
     id: &'a str,
-    key: &'a str,
+    dedup_key: &'a str,
     summary: &'a str,
     opened_at: String,
     expires_at: String,
@@ -258,7 +264,7 @@ impl<'a> View<'a> {
             },
             incident: IncidentView {
                 id: alert.incident.id.as_str(),
-                key: &alert.incident.key,
+                dedup_key: &alert.incident.key,
                 summary: &context.summary,
                 opened_at: instant(alert.incident.opened_at),
                 expires_at: instant(alert.incident.opened_at.saturating_add(EXPIRES_AFTER)),
@@ -268,7 +274,7 @@ impl<'a> View<'a> {
             environment: &context.environment,
             tried: &context.tried,
             details: &alert.details,
-            link: context.link.as_deref(),
+            links: LinksView { ui: context.link.as_deref() },
             test: alert.test,
         }
     }

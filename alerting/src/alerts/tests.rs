@@ -193,6 +193,14 @@ fn the_simplest_endpoint_is_a_name_and_an_address() {
     );
 }
 
+#[test]
+fn the_example_in_the_documentation_passes_as_it_stands() {
+    let text = include_str!("../../../docs/alerts.md").replace("whsec_…", KEYS[0]);
+    let example = text.split("```json").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let alerts = check(serde_json::from_str(example).unwrap(), &Alerts::default());
+    assert_eq!(alerts.unwrap_or_else(|problems| panic!("{problems}")).endpoints().len(), 4);
+}
+
 const KEYS: [&str; 2] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
 
 /// A good endpoint with some fields changed.
