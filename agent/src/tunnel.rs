@@ -40,8 +40,9 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long central has to answer the hello: it waits 1 s for its witness and 2 s for an old lane.
 const ADMISSION_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// A lane that lasted this long was a success: the next attempt is quick again.
-const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// A lane that lasted this long was a success: the next attempt is quick again. Short, because something
+/// between that cuts every websocket early must cost its streams moments and not the longest wait each time.
+const STABLE_AFTER: Duration = Duration::from_millis(250);
 
 /// What becomes of the tunnel, in order.
 #[derive(Debug, Clone)]
@@ -174,8 +175,14 @@ impl Keeper {
         let epoch = self.claimed.epoch;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
+            let left = self.session_left();
             let attempt = tokio::select! {
                 attempt = self.attempt() => attempt,
+                // An attempt may hang for long; whoever waits for these streams must not.
+                () = pause(left) => {
+                    self.expire_session();
+                    continue;
+                }
                 () = close.cancelled() => return,
             };
             let event = match attempt {
@@ -188,9 +195,9 @@ impl Keeper {
                         backoff.reset();
                     }
                     tunnel.detach();
-                    if matches!(end, LaneEnd::Closed { code: driver::CLOSE_OVER, .. }) {
+                    if tunnel.is_over() || matches!(end, LaneEnd::Closed { code: driver::CLOSE_OVER, .. }) {
                         // Whoever waits for these streams learns it now, not after the resume window.
-                        self.give_up_session("central ended the session");
+                        self.give_up_session("the session was ended");
                     } else if let Some(session) = &mut self.session {
                         session.lost_at = Some(SystemBootClock.now());
                     }
@@ -214,6 +221,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next(rand::random())) => {}
+                () = pause(self.session_left()) => self.expire_session(),
                 () = self.retry.notified() => backoff.reset(),
                 () = close.cancelled() => return,
             }
@@ -304,20 +312,29 @@ impl Keeper {
 
     /// Central keeps a session's streams for the resume window and no longer; nor do we.
     fn expire_session(&mut self) {
-        let now = SystemBootClock.now();
-        let expired = self
-            .session
-            .as_ref()
-            .and_then(|session| session.lost_at)
-            .is_some_and(|at| now.saturating_sub(at) >= self.settings.resume_window());
-        if expired {
+        if self.session_left() == Some(Duration::ZERO) {
             self.give_up_session("the resume window has passed");
         }
+    }
+
+    /// How long a session that has lost its websocket may still wait for another.
+    fn session_left(&self) -> Option<Duration> {
+        let lost_at = self.session.as_ref()?.lost_at?;
+        let lost_for = SystemBootClock.now().saturating_sub(lost_at);
+        Some(self.settings.resume_window().saturating_sub(lost_for))
     }
 
     async fn tell(&self, event: TunnelEvent) {
         // Only fails when the agent is stopping, and then nobody minds.
         let _ = self.surroundings.events.send(event).await;
+    }
+}
+
+/// Waits so long; without a limit, for ever.
+async fn pause(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 
