@@ -1,11 +1,13 @@
 //! The servers at the customer's site, real ones, each on a free loopback port with its state in a
 //! temporary folder, gone with the test.
 
+mod alertmanager;
 mod mirror;
 mod postfix;
 mod postgres;
 mod soap;
 
+pub use alertmanager::Alertmanager;
 pub use mirror::{Mirror, Visit};
 pub use postfix::Postfix;
 pub use postgres::Postgres;
