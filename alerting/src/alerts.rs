@@ -66,7 +66,8 @@ impl Alerts {
         let mut endpoints = Vec::new();
         for (index, given) in document.endpoints.iter_mut().enumerate() {
             let mut check = Check { endpoint: shown_name(&given.name, index), problems: &mut problems };
-            given.disabled_because = None;
+            let switched_off = before.endpoint(&given.name).filter(|_| !given.enabled);
+            given.disabled_because = switched_off.and_then(|before| before.document.disabled_because.clone());
             check.name(&given.name, names.insert(given.name.clone()));
             check.bounds(given);
             if check.is_clean() {

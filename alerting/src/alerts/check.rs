@@ -223,8 +223,7 @@ impl Check<'_> {
                 && judged.insert(url.clone())
                 && let Err(error) = rules.judge_literal(&url, url.scheme() == "https")
             {
-                let own = message_of(&endpoint.document, kind).is_some_and(|message| message.url.is_some());
-                self.says(if own { format!("{at}.url") } else { "url".to_owned() }, error);
+                self.says(field(&endpoint.document, kind, at, "url"), error);
             }
         }
     }
@@ -251,11 +250,23 @@ impl Check<'_> {
                     .iter()
                     .any(|said| said.endpoint.as_ref() == Some(&self.endpoint) && said.why == why)
                 {
-                    self.says(format!("{message}.{}", error.part), why);
+                    self.says(field(&endpoint.document, kind, message, &error.part), why);
                 }
             }
         }
     }
+}
+
+/// Where a part of a message was written: with the message, or once for the whole endpoint.
+fn field(document: &EndpointDocument, kind: Kind, message: &str, part: &str) -> String {
+    let own = message_of(document, kind);
+    let with_message = match part.strip_prefix("headers.") {
+        Some(name) => {
+            own.is_some_and(|own| own.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)))
+        }
+        None => part != "url" || own.is_some_and(|own| own.url.is_some()),
+    };
+    if with_message { format!("{message}.{part}") } else { part.to_owned() }
 }
 
 /// The kinds that stand for the three messages one can write.

@@ -13,10 +13,10 @@ fn what_is_wrong_is_named_with_its_endpoint_and_field() {
         (json!({"name": ""}), "name", "letters"),
         (json!({"name": "a\r\nb"}), "name", "letters"),
         (json!({"url": null}), "url", "give the receiver's address"),
-        (json!({"url": "ftp://example.com/"}), "down.url", "use"),
-        (json!({"url": "https://user:pass@example.com/"}), "down.url", "secrets"),
-        (json!({"url": "https://{{ environment }}.example.com/"}), "down.url", ""),
-        (json!({"url": "https://example.com{{ environment }}/"}), "down.url", "must not depend"),
+        (json!({"url": "ftp://example.com/"}), "url", "use"),
+        (json!({"url": "https://user:pass@example.com/"}), "url", "secrets"),
+        (json!({"url": "https://{{ environment }}.example.com/"}), "url", ""),
+        (json!({"url": "https://example.com{{ environment }}/"}), "url", "must not depend"),
         (json!({"url": "https://127.0.0.1/"}), "url", "loopback"),
         (json!({"url": "http://93.184.216.34/"}), "url", "without TLS"),
         (json!({"up": {"url": "https://10.0.0.1/"}}), "up.url", "private"),
@@ -27,10 +27,12 @@ fn what_is_wrong_is_named_with_its_endpoint_and_field() {
         (json!({"headers": {"webhook-id": "x"}}), "headers.webhook-id", "signs"),
         (json!({"headers": {"a b": "x"}}), "headers.a b", "no header name"),
         (json!({"headers": {"X-A": "1", "x-a": "2"}}), "headers.x-a", "twice"),
-        (json!({"headers": {"X-A": "a\r\nX-B: c"}}), "down.headers.x-a", "line end"),
-        (json!({"headers": {"X-A": "a\u{0}"}}), "down.headers.x-a", "control"),
-        (json!({"headers": {"X-A": "{{ nobody }}"}}), "down.headers.x-a", "nobody"),
+        (json!({"headers": {"X-A": "a\r\nX-B: c"}}), "headers.x-a", "line end"),
+        (json!({"headers": {"X-A": "a\u{0}"}}), "headers.x-a", "control"),
+        (json!({"headers": {"X-A": "{{ nobody }}"}}), "headers.x-a", "nobody"),
         (json!({"headers": {"X-A": long}}), "headers.X-A", "longer"),
+        (json!({"up": {"headers": {"X-A": "{{ nobody }}"}}}), "up.headers.x-a", "nobody"),
+        (json!({"up": {"url": "https://user@example.com/"}}), "up.url", "secrets"),
         (json!({"down": {"body": "{\"a\": {{ event.summary }"}}), "down.body", "line 1"),
         (json!({"down": {"body": "{\"a\": {{ event.summary }}"}}), "down.body", "no JSON"),
         (json!({"down": {"body": {"a": "{{ event.sumary }}"}}}), "down.body", "sumary"),
@@ -159,6 +161,8 @@ fn an_endpoint_that_was_switched_off_is_told_nothing_until_it_is_saved_again() {
     let mut shown = serde_json::to_value(disabled.document()).unwrap();
     assert_eq!(shown["endpoints"][0]["disabled_because"], "the receiver answered 410, Gone");
     assert_eq!(Alerts::from_stored(disabled.stored()).unwrap().recipients().count(), 0);
+    let untouched = check(shown.clone(), &disabled).unwrap();
+    assert!(untouched.document().endpoints[0].disabled_because.is_some());
     shown["endpoints"][0]["enabled"] = json!(true);
     let again = check(shown, &disabled).unwrap();
     assert_eq!(again.recipients().count(), 1);
