@@ -409,6 +409,8 @@ impl App {
             ClusterEvent::Leadership(group::Leadership { leader, leads, running: true }) => {
                 self.role.handle_leadership(Leadership { leader, leads }, now);
             }
+            // Shown after every event.
+            ClusterEvent::Pacing => {}
             ClusterEvent::Claim(group::Claim { epoch, node, boot }) => {
                 self.role.handle_claim(Claim { epoch, node, boot }, now);
             }

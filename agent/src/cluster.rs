@@ -54,6 +54,8 @@ pub enum ClusterEvent {
     Seat(Option<Seat>),
     Leadership(group::Leadership),
     Claim(group::Claim),
+    /// Something of the group's Raft changed that is only shown.
+    Pacing,
 }
 
 /// Why the cluster cannot go on. Each ends the process: a voter without its disk is none.

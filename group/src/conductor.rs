@@ -9,6 +9,7 @@ use std::{
 use openraft::ServerState;
 use proto::NodeId;
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
@@ -28,6 +29,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long the proposal of a set is waited for. One that comes later is applied all the same.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How a group's Raft runs, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pacing {
+    /// The set in force on this node.
+    pub timings: Timings,
+    /// The worst round trip of any member's path, as far as this node knows.
+    pub slowest_path: Option<Duration>,
+}
+
+impl Pacing {
+    /// Whether people would call it another one: a path's figure is never twice the same.
+    fn is_news(&self, known: &Self) -> bool {
+        let close =
+            |now: Duration, known: Duration| now.abs_diff(known) <= known / 4 + Duration::from_millis(1);
+        let same_path = match (self.slowest_path, known.slowest_path) {
+            (Some(now), Some(known)) => close(now, known),
+            (now, known) => now == known,
+        };
+        self.timings != known.timings || !same_path
+    }
+}
 
 /// What this node measures, shared by those who measure and those who ask. Clones share it.
 #[derive(Clone, Default)]
@@ -81,9 +104,9 @@ pub(crate) async fn probe(node: Weak<Inner>) {
     }
 }
 
-/// Takes and proposes timings until the node is gone or has ended. Not to be dropped while the node
+/// Takes, proposes and publishes timings until the node is gone or has ended. Not to be dropped while the node
 /// is to live: an exchange of its core could be cut off half-way.
-pub(crate) async fn keep_pace(node: Weak<Inner>) {
+pub(crate) async fn keep_pace(node: Weak<Inner>, to: watch::Sender<Pacing>) {
     let Some((mut applied, mut leadership, mut pace)) = Group::still(&node).map(|group| {
         let applied = group.core().records().applied.timings();
         (applied, group.leadership(), Pace::new(group.core().committed_timings()))
@@ -103,6 +126,14 @@ pub(crate) async fn keep_pace(node: Weak<Inner>) {
             return;
         }
         let sight = group.sight();
+        let pacing = Pacing { timings: sight.in_force, slowest_path: sight.worst };
+        to.send_if_modified(|known| {
+            let news = pacing.is_news(known);
+            if news {
+                *known = pacing;
+            }
+            news
+        });
         match pace.next_step(&sight, Instant::now()) {
             Step::Stay => {}
             Step::Take(timings) => {

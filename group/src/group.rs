@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    conductor::{self, Measured},
+    conductor::{self, Measured, Pacing},
     core::{self, Core},
     error::{ClaimError, GroupError, StartError},
     hint::{Following, Hint},
@@ -71,6 +71,7 @@ pub(crate) struct Inner {
     /// A closed-socket hint is being followed; one at a time is enough.
     hinted: Arc<AtomicBool>,
     measured: Measured,
+    pacing: watch::Receiver<Pacing>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -97,6 +98,7 @@ impl Group {
         let preferred = watch::Sender::new(None);
         let core =
             Core::start(config, transport, opened, to, heard.subscribe(), preferred.subscribe()).await?;
+        let (pacing, pacing_watch) = watch::channel(Pacing { timings: core.timings(), slowest_path: None });
         let inner = Inner {
             config,
             core,
@@ -108,12 +110,13 @@ impl Group {
             preferred,
             hinted: Arc::default(),
             measured: Measured::default(),
+            pacing: pacing_watch,
             tasks: Mutex::default(),
         };
         let group = Self { inner: Arc::new(inner) };
         // Weak: the node ends with its last clone, and they with it.
         group.spawn(conductor::probe(Arc::downgrade(&group.inner)));
-        group.spawn(conductor::keep_pace(Arc::downgrade(&group.inner)));
+        group.spawn(conductor::keep_pace(Arc::downgrade(&group.inner), pacing));
         Ok(group)
     }
 
@@ -155,6 +158,11 @@ impl Group {
     /// The newest claim that this node has applied.
     pub fn claims(&self) -> watch::Receiver<Option<Claim>> {
         self.inner.applied.newest()
+    }
+
+    /// With which timings this node runs, and because of which path. Says nothing of small changes.
+    pub fn pacing(&self) -> watch::Receiver<Pacing> {
+        self.inner.pacing.clone()
     }
 
     /// The membership in force.

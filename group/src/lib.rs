@@ -39,6 +39,7 @@ mod transfer;
 mod types;
 mod witness;
 
+pub use conductor::Pacing;
 pub use error::{ClaimError, GroupError, ReconcileError, StartError, TransferError};
 pub use group::{Group, GroupConfig, Status};
 pub use members::{Member, Members, Peer};

@@ -25,6 +25,7 @@ pub(super) async fn report_changes(
     approved: Option<BTreeSet<Fingerprint>>,
 ) {
     let (mut claims, mut leadership, mut members) = (group.claims(), group.leadership(), group.members());
+    let mut pacing = group.pacing();
     claims.mark_changed();
     leadership.mark_changed();
     members.mark_changed();
@@ -35,6 +36,7 @@ pub(super) async fn report_changes(
                 claim.map(ClusterEvent::Claim)
             }
             Ok(()) = leadership.changed() => Some(ClusterEvent::Leadership(*leadership.borrow_and_update())),
+            Ok(()) = pacing.changed() => Some(ClusterEvent::Pacing),
             Ok(()) = members.changed() => {
                 let members = members.borrow_and_update().clone();
                 // Until central sends a roster, the membership says who the peers are.

@@ -38,15 +38,17 @@ impl Witness {
     }
 }
 
-/// Wakes the keeper when the group's claims, members or leader change. Safe to drop anywhere.
+/// Wakes the keeper when the group's claims, members, leader or timings change. Safe to drop anywhere.
 async fn report_changes(group: Group, environment: Arc<Environment>) {
     let (mut claims, mut members, mut leadership) = (group.claims(), group.members(), group.leadership());
+    let mut pacing = group.pacing();
     loop {
         // The group's last word, that it has stopped, still counts when nobody is left to say more.
         tokio::select! {
             Ok(()) = claims.changed() => {}
             Ok(()) = members.changed() => {}
             Ok(()) = leadership.changed() => {}
+            Ok(()) = pacing.changed() => {}
             else => return,
         }
         if environment.keeper.send(Event::GroupChanged).await.is_err() {

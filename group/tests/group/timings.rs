@@ -66,7 +66,12 @@ async fn a_slow_path_that_only_followers_have_counts_too() {
     let world = World::founded(2).await;
     world.claim(1).await;
     world.slow_down_between(2, WITNESS, Duration::from_millis(180));
+    let mut pacing = world.group(1).pacing();
     world.until_paced_for(Duration::from_millis(180)).await;
+    // Told to those who wait for it, not only to those who ask.
+    let shown = pacing.wait_for(|now| now.timings == world.status(1).timings).await.unwrap();
+    assert!(shown.slowest_path > Some(Duration::from_millis(170)));
+    drop(shown);
     assert!(world.status(1).worst_round_trip > Some(Duration::from_millis(170)));
 }
 
