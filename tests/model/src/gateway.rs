@@ -16,6 +16,7 @@
 mod agent;
 mod central;
 mod heal;
+mod history;
 mod world;
 
 use std::collections::BTreeSet;
@@ -23,11 +24,11 @@ use std::collections::BTreeSet;
 use ::central::gateway::fence::Fence;
 use stateright::{Model, Property};
 
-pub use self::world::World;
 use self::{
     agent::{Control, Lane, Life, Proposal},
     central::Place,
 };
+pub use self::{history::History, world::World};
 use crate::mutant::Mutant;
 
 /// The model and how much may happen in it.

@@ -12,7 +12,7 @@ use central::gateway::{
 use proto::{
     AgentId, BootId, Epoch, NodeId, SessionId,
     control::{GatewayReport, LiveTunnel},
-    hello::{Seat, TunnelHello},
+    hello::{Refusal, RefusalCode, Seat, TunnelHello},
 };
 use time::OffsetDateTime;
 
@@ -21,7 +21,6 @@ use crate::mutant::Mutant;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// The wall clock stands still: what ends with time ends by an action of the model's own.
 const TODAY: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 const DRAIN_TIMEOUT: time::Duration = time::Duration::minutes(5);
 
@@ -76,7 +75,7 @@ pub(super) enum Place {
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
     Admitted { lane: u8 },
-    Refused(proto::hello::Refusal),
+    Refused(Refusal),
 }
 
 impl Central {
@@ -105,6 +104,11 @@ impl Central {
 
     fn now(&self) -> Instant {
         *BEGIN + self.clock
+    }
+
+    /// For histories, in which all clocks are one.
+    pub(super) fn set_clock(&mut self, now: Duration) {
+        self.clock = now;
     }
 
     pub(super) fn active(&self) -> Option<&Held> {
@@ -171,16 +175,8 @@ impl Central {
         hello: &TunnelHello,
         mutant: Option<Mutant>,
     ) -> Answer {
-        let order = self.processor.order();
-        let planned = self.active().is_some_and(|held| held.lane.is_some())
-            && order.is_some_and(|order| order.planned && order.node == hello.node);
-        let at = Circumstances {
-            agent,
-            seat: Some(seat),
-            claim: self.claim,
-            drain_until: planned.then_some(TODAY + DRAIN_TIMEOUT),
-            now: TODAY,
-        };
+        let at = self.circumstances(agent, seat, hello);
+        let planned = at.drain_until.is_some();
         match judge(self.memory.as_ref(), hello, &at, mutant) {
             Admission::New { mut fence, .. } => {
                 let drains = planned || mutant == Some(Mutant::DrainNotRecorded);
@@ -194,6 +190,21 @@ impl Central {
             Admission::Same => Answer::Admitted { lane: self.go_on(agent, hello) },
             Admission::Predecessor { .. } => self.go_on_draining(hello, mutant),
             Admission::Refused(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    /// What central knows beside the fence and the hello.
+    pub(super) fn circumstances(&self, agent: AgentId, seat: Seat, hello: &TunnelHello) -> Circumstances {
+        let order = self.processor.order();
+        let planned = self.active().is_some_and(|held| held.lane.is_some())
+            && order.is_some_and(|order| order.planned && order.node == hello.node);
+        let wall = TODAY + self.clock;
+        Circumstances {
+            agent,
+            seat: Some(seat),
+            claim: self.claim,
+            drain_until: planned.then_some(wall + DRAIN_TIMEOUT),
+            now: wall,
         }
     }
 
@@ -239,18 +250,15 @@ impl Central {
     }
 
     fn go_on_draining(&mut self, hello: &TunnelHello, mutant: Option<Mutant>) -> Answer {
-        let lane = self.new_lane();
-        let mut draining = self.tunnels.iter_mut().filter(|held| held.place == Place::Draining);
-        match draining.find(|held| held.session == hello.session && hello.resume.is_some()) {
-            Some(held) => {
-                (held.lane, held.opens) = (Some(lane), mutant == Some(Mutant::DrainTakesStreams));
-                Answer::Admitted { lane }
-            }
-            None => Answer::Refused(proto::hello::Refusal {
-                code: proto::hello::RefusalCode::StaleEpoch,
-                message: String::new(),
-            }),
+        let goes_on = |held: &Held| held.session == hello.session && hello.resume.is_some();
+        if !self.draining().is_some_and(goes_on) {
+            return Answer::Refused(Refusal { code: RefusalCode::StaleEpoch, message: String::new() });
         }
+        let lane = self.new_lane();
+        for held in self.tunnels.iter_mut().filter(|held| held.place == Place::Draining) {
+            (held.lane, held.opens) = (Some(lane), mutant == Some(Mutant::DrainTakesStreams));
+        }
+        Answer::Admitted { lane }
     }
 
     /// A websocket of this session is gone, or counts as lost.

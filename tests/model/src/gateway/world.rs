@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use agent::role::{Claim, Leadership};
-use central::gateway::fence::AppliedClaim;
+use central::gateway::fence::{AppliedClaim, Circumstances};
 use proto::{
     AgentId, BootId, Epoch, NodeId, SessionId,
     control::GatewayReport,
@@ -141,6 +141,27 @@ impl World {
         let Some(held) = self.central.active().filter(|held| held.opens) else { return false };
         let holds = |kept: &Kept| kept.session == held.session && held.lane.map(Lane::Up) == Some(kept.lane);
         self.agents.iter().any(|agent| agent.runs() && agent.tunnels().any(holds))
+    }
+
+    /// The hello that waits for an answer, and what central knows beside it.
+    pub(super) fn knock_of(&self, who: usize) -> Option<(TunnelHello, Circumstances)> {
+        let knock = self.central.knocks.iter().find(|knock| knock.agent == who)?;
+        let agent = &self.agents[who];
+        let kept = agent.tunnels().find(|kept| kept.session == knock.session)?;
+        let hello = agent.hello(kept);
+        let at = self.central.circumstances(agent.id(), self.seat(who), &hello);
+        Some((hello, at))
+    }
+
+    /// Whether this agent has a websocket for a tunnel, and whether central holds its other end.
+    pub(super) fn line_of(&self, who: usize) -> (bool, bool) {
+        let mut up = self.agents[who].tunnels().filter(|kept| matches!(kept.lane, Lane::Up(_))).peekable();
+        let attached = up.peek().is_some();
+        (attached, up.any(|kept| !self.closed_by_central(kept)))
+    }
+
+    pub(super) fn epochs_admitted(&self) -> usize {
+        self.seen.holders.len()
     }
 
     pub(super) fn actives_have_claims(&self) -> bool {

@@ -41,7 +41,7 @@ sound! {
     one_is_active_while_a_planned_switch_loses_an_agent: switches 1, deaths 1;
     one_is_active_while_a_planned_switch_loses_central: elections 0, switches 1, restarts 1;
     one_is_active_while_a_group_is_founded_anew_and_a_websocket_is_cut: foundings 1, cuts 1;
-    one_is_active_while_two_hellos_are_judged_at_once: claims 3, elections 2, cuts 1, racing true;
+    one_is_active_while_two_hellos_are_judged_at_once: claims 3, elections 1, cuts 1, racing true;
     one_is_active_while_timers_ring_and_an_agent_is_dead: deaths 1, timeouts 1;
     one_is_active_while_impostors_knock: impostors 1, cuts 1, switches 1, elections 0;
 }

@@ -3,5 +3,6 @@
 
 mod election;
 mod gateway;
+mod histories;
 mod resume;
 mod silence;
