@@ -140,6 +140,22 @@ async fn a_stopped_central_resets_its_streams_and_its_agents_are_back_soon_after
     assert_eq!(hosts.gateway().await.fence(), epoch, "the same active, in the same epoch");
 }
 
+#[tokio::test]
+async fn a_removed_process_server_loses_its_tunnel_too() {
+    let mirror = Mirror::start().await;
+    let hosts = Hosts::up(&["alpha", "beta"], "").await;
+    let listen = hosts.destination("mirror", mirror.addr()).await;
+    let (mut held, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
+    hosts.posternctl(&["gateway", "switch"]);
+    hosts.until_active("beta").await;
+    echo(&mut held).await;
+
+    hosts.posternctl(&["process-servers", "remove", "alpha"]);
+    assert!(is_reset(&mut held).await);
+    hosts.until_group_is(&["beta"]).await;
+    assert!(mirror.look_into(listen, LOOK_WITHIN).await.is_some());
+}
+
 /// As `systemctl stop` does it.
 fn terminate(hosts: &Hosts, name: &str) {
     let sent = Command::new("kill").args(["-TERM", &hosts.pid(name).to_string()]).status();

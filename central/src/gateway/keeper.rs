@@ -306,6 +306,8 @@ impl Keeper {
 
     async fn connected(&mut self, link: Arc<AgentLink>) {
         self.holds.insert(link.agent, link.hello.seat);
+        // One that still means to end says so again.
+        self.departing.remove(&link.agent);
         if !link.hello.peer_addrs.is_empty() {
             self.addrs.insert(link.agent, link.hello.peer_addrs.clone());
         }

@@ -71,7 +71,9 @@ impl Keeper {
         let seat = Seat { group: self.record.generation, node: group.witness };
         let timings = self.settings.timings;
         let witness = Witness::start(&self.environment, seat, storage.clone(), timings).await?;
-        if self.record.witness_was_renewed() && !names(&witness) {
+        // Raft's own word: what is published may be a moment behind.
+        let heard = witness.group.is_initialized().await.unwrap_or(true);
+        if self.record.witness_was_renewed() && !heard {
             self.joining = Some(Joining { since: Instant::now(), told: false });
         }
         drop(self.environment.set_witness(Some(Arc::new(witness))));
