@@ -55,6 +55,11 @@ impl Api {
         self.call(Method::POST, path, Some(body)).await
     }
 
+    /// `PUT /api/v1{path}`.
+    pub async fn put(&self, path: &str, body: Value) -> Value {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
     /// `PATCH /api/v1{path}`.
     pub async fn patch(&self, path: &str, body: Value) -> Value {
         self.call(Method::PATCH, path, Some(body)).await

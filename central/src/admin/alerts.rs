@@ -43,8 +43,9 @@ pub(super) async fn change(
     Json(given): Json<Map<String, Value>>,
 ) -> Result<Answer<Document>, Problem> {
     let book = state.alert_book(&caller);
-    let mut settings = Settings::read(&book).await?;
-    settings.alerts = checked(&state, &book, &settings.alerts, given)?;
+    let before = Settings::read(&book).await?;
+    let alerts = checked(&state, &book, &before.alerts, given)?;
+    let settings = before.telling(alerts);
     settings.write(&book).await?;
     let told = settings.recipients().map(|recipient| recipient.endpoint).collect::<Vec<_>>().join(", ");
     let told = if told.is_empty() { "nobody".to_owned() } else { told };

@@ -176,9 +176,9 @@ impl Dispatcher {
     /// The receiver is gone and said so: nothing more is sent until somebody switches it on again.
     async fn disable(&self, endpoint: &str, why: &str) {
         let disabled = async {
-            let mut settings = Settings::read(&self.book).await?;
-            settings.alerts = settings.alerts.disable(endpoint, why);
-            settings.write(&self.book).await
+            let settings = Settings::read(&self.book).await?;
+            let without = settings.alerts.disable(endpoint, why);
+            settings.telling(without).write(&self.book).await
         };
         let text = match disabled.await {
             Ok(()) => format!("The alert endpoint {endpoint} was switched off: {why}"),

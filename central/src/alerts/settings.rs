@@ -70,6 +70,11 @@ impl Settings {
         Ok(Self { alerts, maintenance, hold_down: None, unchanged })
     }
 
+    /// The same with others told, or otherwise.
+    pub fn telling(self, alerts: Alerts) -> Self {
+        Self { alerts, hold_down: None, ..self }
+    }
+
     /// Writes them in the place of those they were read from.
     pub async fn write(&self, book: &Book) -> Result<(), SettingsError> {
         let record = Record { alerts: self.alerts.stored(), maintenance: self.maintenance.clone() };

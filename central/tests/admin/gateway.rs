@@ -17,7 +17,7 @@ async fn an_idle_gateway_says_so() {
     assert_eq!(
         reply.body,
         json!({
-            "state": "idle", "active": null, "epoch": null, "group_epoch": null,
+            "state": "idle", "active": null, "epoch": 0, "group_epoch": 0,
             "since": "2026-01-02T03:04:05Z", "candidates": [], "attempt": null,
             "event": {"name": "System_Secure_Gateway", "raised": false},
             "last_switch": null, "can_lose": null, "streams": 0, "draining": [],

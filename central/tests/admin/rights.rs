@@ -63,7 +63,7 @@ async fn only_the_known_routes_are_open() {
 }
 
 #[tokio::test]
-async fn only_a_cloud_administrator_marks_removes_and_lets_in() {
+async fn only_a_cloud_administrator_marks_removes_lets_in_and_decides_who_is_told() {
     let mut reserved: Vec<_> = table()
         .into_iter()
         .filter(|route| route.needs == Needs::Role(Role::CloudAdministrator))
@@ -73,9 +73,15 @@ async fn only_a_cloud_administrator_marks_removes_and_lets_in() {
     assert_eq!(
         reserved,
         [
+            "DELETE /api/v1/alerts/maintenance",
             "DELETE /api/v1/process-servers/{name}",
             "PATCH /api/v1/process-servers/{name}",
+            "POST /api/v1/alerts/deliveries/{id}/send-again",
+            "POST /api/v1/alerts/preview",
+            "POST /api/v1/alerts/test",
             "POST /api/v1/enrollment-tokens",
+            "PUT /api/v1/alerts",
+            "PUT /api/v1/alerts/maintenance",
         ]
     );
 }
@@ -108,7 +114,7 @@ async fn a_body_that_is_too_large_or_no_json_is_refused() {
         }
     };
     let json = "application/json";
-    let huge = json!({ "to": "x".repeat(100_000) }).to_string();
+    let huge = json!({ "to": "x".repeat(300_000) }).to_string();
     assert_eq!(switch(huge, json).await.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(switch("{".into(), json).await.code(), "invalid_json");
     assert_eq!(switch("{} {}".into(), json).await.code(), "invalid_json");

@@ -5,12 +5,14 @@ mod alertmanager;
 mod mirror;
 mod postfix;
 mod postgres;
+mod receiver;
 mod soap;
 
 pub use alertmanager::Alertmanager;
 pub use mirror::{Mirror, Visit};
 pub use postfix::Postfix;
 pub use postgres::Postgres;
+pub use receiver::{Receiver, Webhook};
 pub use soap::SoapService;
 
 use std::process::Command;
