@@ -188,11 +188,14 @@ pub fn due(deliveries: &[Delivery], now: OffsetDateTime) -> Vec<&Delivery> {
     ready
 }
 
-/// When [`due`] has to be asked again, unless something changes before.
+/// When [`due`] has to be asked again, unless something changes before. What waits behind another delivery, for its
+/// endpoint or for its down, is waked by that one's end.
 pub fn next_due(deliveries: &[Delivery]) -> Option<OffsetDateTime> {
+    let is_sending = |d: &&Delivery| matches!(d.state, State::Sending { .. });
+    let busy: BTreeSet<&str> = deliveries.iter().filter(is_sending).map(|d| d.endpoint.as_str()).collect();
     let open = deliveries.iter().filter(|d| !has_open_down(deliveries, d));
     open.filter_map(|d| match &d.state {
-        State::Waiting { next_at, .. } => Some(*next_at),
+        State::Waiting { next_at, .. } => (!busy.contains(d.endpoint.as_str())).then_some(*next_at),
         State::Sending { until, .. } => Some(*until),
         State::Delivered { .. } | State::GivenUp { .. } => None,
     })

@@ -231,27 +231,25 @@ impl Check<'_> {
     /// Renders every message once.
     pub(super) fn samples(&mut self, endpoint: &Endpoint) {
         let at = OffsetDateTime::now_utc();
-        let others = endpoint.also.iter().map(|kind| (*kind, "other"));
-        for (kind, message) in SAMPLED.into_iter().chain(others) {
-            if message == "other" && kind == Kind::Failover && endpoint.document.other.is_none() {
-                continue; // nobody asked for it, and nothing was written
-            }
+        let mut others: BTreeSet<Kind> = endpoint.also.clone();
+        if endpoint.document.other.is_some() {
+            others.insert(Kind::Failover); // one that is written is tried, even if nothing asks for it yet
+        }
+        let messages = [(Kind::Down, "down"), (Kind::Up, "up")];
+        for (kind, message) in messages.into_iter().chain(others.into_iter().map(|kind| (kind, "other"))) {
             let alert = Alert::sample(kind, IncidentId::new("sample"), "sample", at);
             let id = DeliveryId::of(&alert.incident.id, kind, endpoint.name());
             let rendered = match &endpoint.mailbox {
                 None => request::webhook(endpoint, &alert, &id, at, Purpose::Send).map(drop),
                 Some(_) => endpoint.shown(&alert, &id, at).map(drop),
             };
-            if let Err(error) = rendered {
-                // A header or an address of the whole endpoint fails in each message alike: said once is enough.
-                let why = error.why.to_string();
-                if !self
-                    .problems
-                    .iter()
-                    .any(|said| said.endpoint.as_ref() == Some(&self.endpoint) && said.why == why)
-                {
-                    self.says(field(&endpoint.document, kind, message, &error.part), why);
-                }
+            let Err(error) = rendered else { continue };
+            let why = error.why.to_string();
+            // A header or an address of the whole endpoint fails in each message alike: said once is enough.
+            let said =
+                |problem: &Problem| problem.endpoint.as_ref() == Some(&self.endpoint) && problem.why == why;
+            if !self.problems.iter().any(said) {
+                self.says(field(&endpoint.document, kind, message, &error.part), why);
             }
         }
     }

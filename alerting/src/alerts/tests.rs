@@ -39,6 +39,7 @@ fn what_is_wrong_is_named_with_its_endpoint_and_field() {
         (json!({"up": {"body": "{% set x = 1 %}"}}), "up.body", "not offered"),
         (json!({"up": {"body": long}}), "up.body", "longer"),
         (json!({"other": {"body": "{{ nobody }}"}}), "other.body", "nobody"),
+        (json!({"other": {"body": "{{ details.from }}"}, "also": ["failover"]}), "other.body", "from"),
         (json!({"secret": "topsecret"}), "secret", "whsec_"),
         (json!({"secret": ["whsec_AAAA", "whsec_AAAA", "whsec_AAAA"]}), "secret", "two keys at most"),
         (json!({"secrets": {"a b": "x"}}), "secrets", "name"),

@@ -169,6 +169,8 @@ fn a_slow_receiver_delays_only_itself() {
     let now = START + S * 2;
     let due: Vec<_> = due(&deliveries, now).iter().map(|d| (d.endpoint.as_str(), d.created_at)).collect();
     assert_eq!(due, [("b", START)]);
+    let behind = [deliveries[0].clone(), deliveries[2].clone()];
+    assert_eq!(next_due(&behind), Some(START + LEASE), "what is behind the slow one wakes nobody");
 }
 
 #[test]
