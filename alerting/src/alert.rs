@@ -151,7 +151,9 @@ impl Alert {
             link: Some("https://central.example/".into()),
         };
         let opened_at = at - Duration::from_secs(300);
-        let incident = Incident::new(id, opened_at, context);
+        // A rehearsed up ends the rehearsed down before it, whatever their ids.
+        let key = format!("postern-test-{environment}");
+        let incident = Incident { key, ..Incident::new(id, opened_at, context) };
         let alert = match kind {
             Kind::Down => Self::of(Transition::Down(incident), at),
             Kind::Up => Self::of(Transition::Up(incident), at),
@@ -221,6 +223,15 @@ mod tests {
         let up = Alert::of(Transition::Up(incident), opened_at + Duration::from_millis(250_900));
         assert_eq!(up.summary, "It works again, after 4m 10s. It was: No candidate has a connection");
         assert_eq!(up.duration(), Duration::from_millis(250_900));
+    }
+
+    #[test]
+    fn a_rehearsed_up_ends_the_rehearsed_down() {
+        let [down, up] = [(Kind::Down, "a"), (Kind::Up, "b")].map(|(kind, id)| {
+            Alert::sample(kind, IncidentId::new(id), "acme", OffsetDateTime::UNIX_EPOCH).bounded()
+        });
+        assert_eq!(down.incident.key, up.incident.key);
+        assert_ne!(down.incident.id, up.incident.id);
     }
 
     #[test]
