@@ -18,6 +18,8 @@ use crate::{needs, wait_until};
 
 /// How long a process may take to stop when asked; then it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// A process that nobody needs any more is asked a second time: an agent then ends without draining.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const LOG_TAIL_LINES: usize = 40;
 /// No line we read from a process is longer than this.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -130,18 +132,24 @@ impl Process {
 
     /// Asks the process to stop, waits, and kills what is left of its group.
     pub fn stop(&mut self) {
-        if self.ended().is_none() {
-            let signal = match self.stop {
-                Stop::Term => Signal::TERM,
-                Stop::Interrupt => Signal::INT,
-                Stop::Kill => Signal::KILL,
-            };
-            self::signal(self.pid(), signal);
-            let asked = Instant::now();
-            // In Drop there is no executor to wait with.
-            while self.ended().is_none() && asked.elapsed() < STOP_WITHIN {
-                thread::sleep(Duration::from_millis(10));
+        self.stop_asking_every(STOP_WITHIN);
+    }
+
+    fn stop_asking_every(&mut self, pause: Duration) {
+        let signal = match self.stop {
+            Stop::Term => Signal::TERM,
+            Stop::Interrupt => Signal::INT,
+            Stop::Kill => Signal::KILL,
+        };
+        let began = Instant::now();
+        let mut asked = None::<Instant>;
+        while self.ended().is_none() && began.elapsed() < STOP_WITHIN {
+            if asked.is_none_or(|at| at.elapsed() >= pause) {
+                self::signal(self.pid(), signal);
+                asked = Some(Instant::now());
             }
+            // In Drop there is no executor to wait with.
+            thread::sleep(Duration::from_millis(10));
         }
         if let Some(group) = to_pid(self.pid()) {
             // Nobody left in the group: nothing to kill.
@@ -157,7 +165,8 @@ impl Drop for Process {
             let ended = self.ended().map_or("still running".into(), |status| status.to_string());
             eprintln!("--- {} ({ended}), the end of its log:\n{}\n---", self.name, self.log_tail());
         }
-        self.stop();
+        // Nobody waits for streams in it to finish any more, which our own servers could not do now.
+        self.stop_asking_every(ASK_AGAIN_AFTER);
     }
 }
 

@@ -103,7 +103,7 @@ async fn a_central_whose_disk_is_full_forwards_on_refuses_every_change_and_forge
     .await;
 
     // Without a tunnel there is nothing left that it could do: whoever restarts it, restarts it whole.
-    hosts.stop("alpha");
+    hosts.kill("alpha");
     let (ended, said) = wait_until("central has left", SOON, async || hosts.central_ended()).await;
     assert_eq!(ended.code(), Some(1), "{said}");
     for part in ["records could not be kept", "No space left", "then restart central"] {
