@@ -126,8 +126,16 @@ impl Applied {
         self.lock().claims.iter().rev().find(|claim| claim.epoch.claim == index).copied()
     }
 
+    /// Takes a snapshot's state, unless more has been applied already: a core that was just exchanged
+    /// may finish what its successor is beyond.
     fn replace(&self, state: State) {
-        *self.lock() = state;
+        {
+            let mut known = self.lock();
+            if index_of(state.applied) < index_of(known.applied) {
+                return;
+            }
+            *known = state;
+        }
         self.announce();
     }
 
@@ -297,6 +305,20 @@ mod tests {
         assert_eq!(state.apply(1, Id::new_term_index(1, 2), timings(fast)), Outcome::Taken);
         assert_eq!(state.apply(1, Id::new_term_index(1, 1), timings(slow)), Outcome::Nothing);
         assert_eq!((state.timings, index_of(state.applied)), (Some(fast), 2));
+    }
+
+    #[test]
+    fn an_older_snapshot_takes_nothing_back() {
+        let mut state = State::default();
+        state.apply(1, Id::new_term_index(1, 1), timings(Timings::default()));
+        let older = state.clone();
+        let slow = Timings::for_round_trip(Duration::from_secs(1));
+        state.apply(1, Id::new_term_index(1, 2), timings(slow));
+        let applied = Applied::new(older.clone());
+        applied.replace(state.clone());
+        applied.replace(older);
+        assert_eq!(*applied.lock(), state);
+        assert_eq!((*applied.timings().borrow(), *applied.index().borrow()), (Some(slow), 2));
     }
 
     #[test]
