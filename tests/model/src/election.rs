@@ -11,6 +11,9 @@
 //! both need no words here. Two more things are left out because they change nothing that is judged: an answer
 //! that arrives late is a question that was answered late, and heartbeats only keep elections rare.
 
+mod places;
+mod recovery;
+
 use std::collections::BTreeSet;
 
 use stateright::{Model, Property};
@@ -259,95 +262,6 @@ impl Election {
                 Crash::Wiped => !self.is(Mutant::NodeReused),
             };
         member.memory = member.disk.clone();
-    }
-
-    /// Candidates differ in nothing but their place: of states that differ only in that, one is enough. A path
-    /// to a bug keeps the places, for its reader.
-    fn alike(&self, state: &mut State) {
-        if self.mutant.is_some() {
-            return;
-        }
-        let last = if self.with_witness { WITNESS } else { MEMBERS };
-        let orders: &[[usize; MEMBERS]] = match last {
-            WITNESS => &[[1, 0, 2]],
-            _ => &[[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]],
-        };
-        if let Some(least) = orders.iter().map(|order| state.reordered(order)).min()
-            && least < *state
-        {
-            *state = least;
-        }
-    }
-
-    /// Whether the group can still commit a claim once nothing fails any more and `lost`, at most, is gone.
-    fn recovers(&self, state: &State, lost: usize) -> bool {
-        let mut state = state.clone();
-        let alive: Vec<usize> = (0..MEMBERS).filter(|m| *m != lost).collect();
-        let agent = |m: &usize| !self.with_witness || *m != WITNESS;
-        // The witness only where no candidate can: its log alone is the newest.
-        for first in alive.iter().filter(|m| agent(m)).chain(alive.iter().filter(|m| !agent(m))) {
-            if !agent(first) && self.is(Mutant::WitnessNeverLeads) {
-                continue;
-            }
-            let leads = |state: &mut State, who: usize| {
-                let top = alive.iter().map(|m| state.members[*m].memory.term).max().unwrap_or_default();
-                state.members[who].memory.term = top;
-                self.stand(state, who);
-                for by in alive.iter().filter(|by| **by != who) {
-                    self.vote(state, *by, who);
-                }
-                matches!(state.members[who].role, Role::Leader { .. })
-            };
-            if !leads(&mut state, *first) {
-                continue;
-            }
-            let heir =
-                if agent(first) { *first } else { alive.iter().copied().find(agent).unwrap_or(*first) };
-            if heir != *first {
-                self.copy(&mut state, *first, heir, true);
-                if !leads(&mut state, heir) {
-                    continue;
-                }
-            }
-            self.claim(&mut state, heir);
-            for to in alive.iter().filter(|to| **to != heir) {
-                self.copy(&mut state, heir, *to, true);
-            }
-            return self.commit(&mut state, heir).is_some() && !state.seen.contradicted;
-        }
-        false
-    }
-}
-
-impl State {
-    /// The same with the members in other places: `order` says where each comes from.
-    fn reordered(&self, order: &[usize; MEMBERS]) -> Self {
-        let to = |from: usize| order.iter().position(|o| *o == from).unwrap_or(from);
-        let claim = |claim: &Claim| Claim { by: to(claim.by), ..*claim };
-        let records = |records: &Records| Records {
-            term: records.term,
-            vote: records.vote.map(to),
-            log: records.log.iter().map(claim).collect(),
-        };
-        let members = order.map(|from| {
-            let member = &self.members[from];
-            let role = match &member.role {
-                Role::Follower => Role::Follower,
-                Role::Candidate { votes } => {
-                    Role::Candidate { votes: votes.iter().map(|v| to(*v)).collect() }
-                }
-                Role::Leader { copies } => Role::Leader { copies: order.map(|from| copies[from]) },
-            };
-            Member { disk: records(&member.disk), memory: records(&member.memory), role, ..*member }
-        });
-        let seen = Seen {
-            votes: order.map(|from| (self.seen.votes[from].0, to(self.seen.votes[from].1))),
-            voted_twice: self.seen.voted_twice,
-            leaders: self.seen.leaders.iter().map(|(term, who)| (*term, to(*who))).collect(),
-            committed: self.seen.committed.iter().map(claim).collect(),
-            contradicted: self.seen.contradicted,
-        };
-        Self { members, crashes: self.crashes, seen }
     }
 }
 

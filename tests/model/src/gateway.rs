@@ -17,6 +17,7 @@ mod agent;
 mod central;
 mod heal;
 mod history;
+mod possible;
 mod world;
 
 use std::collections::BTreeSet;
