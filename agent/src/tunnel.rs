@@ -40,9 +40,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long central has to answer the hello: it waits 1 s for its witness and 2 s for an old lane.
 const ADMISSION_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// A lane that lasted this long was a success: the next attempt is quick again. Short, because something
+/// A lane that lasted this long, or carried this much, was a success: the next attempt is quick again. Something
 /// between that cuts every websocket early must cost its streams moments and not the longest wait each time.
 const STABLE_AFTER: Duration = Duration::from_millis(250);
+const STABLE_BYTES: u64 = 64 * 1024;
 
 /// What becomes of the tunnel, in order.
 #[derive(Debug, Clone)]
@@ -188,10 +189,10 @@ impl Keeper {
             let event = match attempt {
                 Ok((tunnel, socket)) => {
                     self.tell(TunnelEvent::Up { epoch }).await;
-                    let began = tokio::time::Instant::now();
+                    let (began, before) = (tokio::time::Instant::now(), carried_bytes(&tunnel));
                     let end = self.run_lane(&tunnel, socket, &close).await;
                     let Some(end) = end else { return };
-                    if began.elapsed() >= STABLE_AFTER {
+                    if began.elapsed() >= STABLE_AFTER || carried_bytes(&tunnel) - before >= STABLE_BYTES {
                         backoff.reset();
                     }
                     tunnel.detach();
@@ -328,6 +329,12 @@ impl Keeper {
         // Only fails when the agent is stopping, and then nobody minds.
         let _ = self.surroundings.events.send(event).await;
     }
+}
+
+/// What a tunnel has carried so far, over all its websockets. It only grows.
+fn carried_bytes(tunnel: &Tunnel) -> u64 {
+    let stats = tunnel.stats();
+    stats.bytes_in + stats.bytes_out
 }
 
 /// Waits so long; without a limit, for ever.
