@@ -121,7 +121,9 @@ pub async fn keep_connected(
         let why = explain(&lost);
         let silent_for = match &lost {
             Lost::Link(LinkEnd::Dead { silent_for }) => *silent_for,
-            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed | Lost::Planned => Duration::ZERO,
+            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed | Lost::Planned => {
+                Duration::ZERO
+            }
         };
         if events.send(ControlEvent::Down { why: why.clone(), silent_for }).await.is_err() {
             return;
