@@ -205,8 +205,9 @@ impl Keeper {
                     TunnelEvent::Lost { epoch, why: end.to_string() }
                 }
                 Err(Failed::Refused(refusal)) => {
-                    if refusal.code == RefusalCode::CannotResume {
-                        self.give_up_session("central could not continue the session");
+                    if ends_session(refusal.code) {
+                        // Its destinations learn it now, not after the resume window.
+                        self.give_up_session("central will not continue the session");
                     }
                     TunnelEvent::Refused { epoch, refusal }
                 }
@@ -365,4 +366,10 @@ async fn serve(stream: IncomingStream, dialer: Arc<Dialer>) {
             stream.refuse(error.code(), &why);
         }
     }
+}
+
+/// Whether no later knock can bring the session back.
+fn ends_session(code: RefusalCode) -> bool {
+    // An epoch that was overtaken once stays overtaken.
+    matches!(code, RefusalCode::CannotResume | RefusalCode::StaleEpoch)
 }
