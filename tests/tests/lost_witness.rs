@@ -41,11 +41,12 @@ async fn a_witness_older_than_its_guard_comes_back_on_a_new_node_and_the_active_
 
 /// Makes the guard remember one entry more than the log has, as when a disk was put back to an older state.
 fn forget_the_newest_entry(guard: &Path) {
-    let (guard, held) = Guard::<Value>::open(guard).unwrap();
-    let mut held = held.expect("the witness has a seat");
+    let opened = Guard::<Value>::open(guard);
+    let (guard, held) = opened.unwrap_or_else(|error| panic!("the guard cannot be opened: {error}"));
+    let mut held = held.unwrap_or_else(|| panic!("the witness has no seat"));
     let index = held["last_log_id"]["index"].as_u64().unwrap_or_else(|| panic!("no index in {held}"));
     held["last_log_id"]["index"] = json!(index + 1);
-    guard.write(&held).unwrap();
+    guard.write(&held).unwrap_or_else(|error| panic!("the guard cannot be written: {error}"));
 }
 
 /// The node of central's own member; 0 while nobody knows of one.

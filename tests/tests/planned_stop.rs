@@ -178,11 +178,13 @@ async fn echo(stream: &mut TcpStream) {
         stream.write_all(b"still there?").await?;
         stream.read_exact(&mut [0; 12]).await
     };
-    timeout(SOON, both).await.expect("an echo comes in time").expect("the stream holds");
+    let echo = timeout(SOON, both).await.unwrap_or_else(|_| panic!("no echo came within {SOON:?}"));
+    echo.unwrap_or_else(|error| panic!("the stream broke: {error}"));
 }
 
 /// Whether the stream ends by a reset: never by a clean end, which would make half an answer look whole.
 async fn is_reset(stream: &mut TcpStream) -> bool {
-    let end = timeout(SOON, stream.read(&mut [0])).await.expect("the end comes in time");
+    let end = timeout(SOON, stream.read(&mut [0])).await;
+    let end = end.unwrap_or_else(|_| panic!("the stream did not end within {SOON:?}"));
     end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
