@@ -1,4 +1,5 @@
 //! An agent whose threads hang: it is noticed, said, and ended, and another takes over.
+#![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
