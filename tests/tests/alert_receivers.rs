@@ -1,5 +1,5 @@
 //! What `alerting` sends, taken by programs that others wrote: Prometheus' Alertmanager, and Postfix.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]
+#![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::{fs, time::Duration};
 

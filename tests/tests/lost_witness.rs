@@ -1,6 +1,5 @@
 //! Central's own member of the group loses its records: it is never trusted again under its old node, and the
 //! gateway gets its third voter back by itself.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::path::Path;
 use std::time::Duration;
