@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
+/// A segment that a database has used before, half a mebibyte, takes hundreds of changes more.
+const FULL_WITHIN: Duration = Duration::from_secs(120);
 /// More than fit into the blocks that central's database has taken before its disk is full.
 const CHANGES_MAX: usize = 500;
 /// Long beside a heartbeat: whatever stops for want of a disk has stopped by then.
@@ -33,10 +35,9 @@ async fn an_active_whose_disk_is_full_stops_with_a_reason_and_comes_back_to_its_
     // Carrying bytes takes no record.
     holds_for(A_WHILE, async || echo(&mut held).await).await;
     assert_eq!(hosts.gateway().await, before);
-    // Who is a member does: alpha, which leads, has to write it down each time. The first times may
-    // fit into blocks that its database has taken before.
+    // Who is a member does: alpha, which leads, has to write it down each time.
     let mut marked = false;
-    let (ended, said) = wait_until("alpha has ended", SOON, async || {
+    let (ended, said) = wait_until("alpha has ended", FULL_WITHIN, async || {
         marked = !marked;
         hosts.mark("gamma", marked).await;
         hosts.ended("alpha")

@@ -72,8 +72,11 @@ impl ProtocolError {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let words = cause.to_string();
+            // Some libraries repeat their source themselves.
+            if !text.ends_with(&words) {
+                text = format!("{text}: {words}");
+            }
             source = cause.source();
         }
         text

@@ -3,7 +3,7 @@
 //!
 //! | variable | default | what |
 //! |---|---|---|
-//! | `RESUME_CUTS` | 40 | cuts at random offsets, under twenty streams |
+//! | `RESUME_CUTS` | 100 | cuts at random offsets, under twenty streams |
 //! | `RESUME_SEED` | by the clock | their seed, which is printed |
 //! | `RESUME_STRIDE` | 37 | of one short exchange, each so-manieth offset is cut; 1 is every one |
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]

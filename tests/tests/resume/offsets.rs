@@ -18,7 +18,7 @@ const SHORT: Conversation = Conversation { seed: 3, up_bytes: 300, down_bytes: 2
 async fn cuts_at_random_offsets_under_twenty_streams_lose_and_repeat_nothing() {
     let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
     let seed = setting("RESUME_SEED", by_the_clock.subsec_nanos().into());
-    let cuts = usize::try_from(setting("RESUME_CUTS", 40)).expect("nobody cuts that often");
+    let cuts = usize::try_from(setting("RESUME_CUTS", 100)).expect("nobody cuts that often");
     println!("RESUME_SEED={seed} RESUME_CUTS={cuts}");
     let partner = Partner::start().await;
     // A standby is there, and must not take over: the active is well, its websocket is not.
