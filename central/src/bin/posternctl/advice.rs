@@ -64,6 +64,7 @@ mod tests {
     fn gateway(state: &str, active: Option<&str>, can_lose: u64) -> Gateway {
         serde_json::from_value(json!({
             "state": state, "active": active, "since": "2026-01-01T00:00:00Z", "can_lose": can_lose,
+            "epoch": 0, "group_epoch": 0,
             "event": {"name": "System_Secure_Gateway", "raised": false},
         }))
         .unwrap()
