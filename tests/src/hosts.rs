@@ -147,6 +147,11 @@ impl Hosts {
         self.take(name).stop();
     }
 
+    /// Asks an agent to end, as `systemctl stop` does, and does not wait for it.
+    pub fn terminate(&self, name: &str) {
+        signal(self.pid(name), Signal::TERM);
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self, name: &str) {
         kill(self.take(name));

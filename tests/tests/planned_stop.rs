@@ -1,7 +1,7 @@
 //! Ends that were planned: an active that is stopped lets another take over first, who holds it open is listed and
 //! can be ended, and central says goodbye.
 
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use postern_tests::servers::{Mirror, Postgres};
@@ -40,7 +40,7 @@ async fn while_actives_are_stopped_under_load_no_connection_fails() {
     };
     let stops = async {
         for (stopped, next) in [("alpha", "beta"), ("beta", "alpha")] {
-            terminate(&hosts, stopped);
+            hosts.terminate(stopped);
             assert!(until_ended(&mut hosts, stopped).await.success());
             let gateway = hosts.until_active(next).await;
             assert_eq!(gateway.last_switch.map(|last| last.gap_ms), Some(0));
@@ -64,7 +64,7 @@ async fn a_stopped_active_stays_until_its_last_stream_has_ended_and_that_can_be_
     let (mut first, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
     let (mut second, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
 
-    terminate(&hosts, "alpha");
+    hosts.terminate("alpha");
     hosts.until_active("beta").await;
     let (_new, visit) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
     assert_eq!(visit.dialled_by(&hosts.pids()), Some(hosts.pid("beta")));
@@ -100,15 +100,15 @@ async fn asked_twice_or_alone_an_active_ends_at_once() {
     let listen = hosts.destination("mirror", mirror.addr()).await;
     let (mut held, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
 
-    terminate(&hosts, "alpha");
+    hosts.terminate("alpha");
     hosts.until_active("beta").await;
     echo(&mut held).await;
-    terminate(&hosts, "alpha");
+    hosts.terminate("alpha");
     assert!(until_ended(&mut hosts, "alpha").await.success());
     assert!(is_reset(&mut held).await);
 
     let (mut held, _) = mirror.look_into(listen, LOOK_WITHIN).await.unwrap();
-    terminate(&hosts, "beta");
+    hosts.terminate("beta");
     assert!(until_ended(&mut hosts, "beta").await.success(), "nobody is left to take over");
     assert!(is_reset(&mut held).await);
 }
@@ -154,12 +154,6 @@ async fn a_removed_process_server_loses_its_tunnel_too() {
     assert!(is_reset(&mut held).await);
     hosts.until_group_is(&["beta"]).await;
     assert!(mirror.look_into(listen, LOOK_WITHIN).await.is_some());
-}
-
-/// As `systemctl stop` does it.
-fn terminate(hosts: &Hosts, name: &str) {
-    let sent = Command::new("kill").args(["-TERM", &hosts.pid(name).to_string()]).status();
-    assert!(sent.is_ok_and(|sent| sent.success()), "{name} could not be asked to end");
 }
 
 async fn until_ended(hosts: &mut Hosts, name: &str) -> ExitStatus {
