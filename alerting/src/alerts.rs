@@ -44,7 +44,8 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
-const ENDPOINTS_MAX: usize = 16;
+/// The most receivers one can set.
+pub const ENDPOINTS_MAX: usize = 16;
 
 impl Alerts {
     /// Checks `document`. Where it says `***`, the secret of `before` stays, if the endpoint of that name still calls

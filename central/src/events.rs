@@ -19,7 +19,7 @@ pub const EVENTS_MAX: u64 = 10_000;
 /// The longest text of an event, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// How many old events one append clears away at most, so that it stays quick.
-const CLEARED_PER_APPEND: u64 = 16;
+pub(crate) const CLEARED_PER_APPEND: u64 = 16;
 /// As in [`Collection::update`]: this many conflicts in a row are a fault.
 const ATTEMPTS_MAX: usize = 64;
 

@@ -20,7 +20,7 @@ use super::{
     process_servers::NoFields,
     rights::Caller,
 };
-use crate::alerts::{Book, Maintenance, Settings, SettingsError};
+use crate::alerts::{Book, Maintenance, SettingsError};
 
 /// The most deliveries in one answer.
 const LIMIT_MAX: usize = 1000;
@@ -32,7 +32,7 @@ const REASON_BYTES_MAX: usize = 512;
 
 /// The settings, secrets hidden: what `PUT` takes.
 pub(super) async fn show(State(state): State<AppState>, caller: Caller) -> Result<Answer<Document>, Problem> {
-    let settings = Settings::read(&state.alert_book(&caller)).await?;
+    let settings = state.alert_book(&caller).settings().await?;
     Ok(Answer(settings.document()))
 }
 
@@ -43,10 +43,10 @@ pub(super) async fn change(
     Json(given): Json<Map<String, Value>>,
 ) -> Result<Answer<Document>, Problem> {
     let book = state.alert_book(&caller);
-    let before = Settings::read(&book).await?;
+    let before = book.settings_for_replacing().await?;
     let alerts = checked(&state, &book, &before.alerts, given)?;
     let settings = before.telling(alerts);
-    settings.write(&book).await?;
+    book.set(&settings).await?;
     let told = settings.recipients().map(|recipient| recipient.endpoint).collect::<Vec<_>>().join(", ");
     let told = if told.is_empty() { "nobody".to_owned() } else { told };
     state.note(&caller, "alerts_changed", format!("Alerts were changed; told is {told}")).await;
@@ -95,7 +95,7 @@ pub(super) async fn preview(
     Json(wanted): Json<PreviewRequest>,
 ) -> Result<Answer<Preview>, Problem> {
     let book = state.alert_book(&caller);
-    let stored = Settings::read(&book).await?.alerts;
+    let stored = book.settings().await?.alerts;
     let alerts = match wanted.alerts {
         Some(given) => checked(&state, &book, &stored, given)?,
         None => stored,
@@ -132,7 +132,7 @@ pub(super) async fn test(
     caller: Caller,
     Json(wanted): Json<TestRequest>,
 ) -> Result<Answer<Vec<Tested>>, Problem> {
-    let alerts = Settings::read(&state.alert_book(&caller)).await?.alerts;
+    let alerts = state.alert_book(&caller).settings().await?.alerts;
     let endpoints: Vec<_> = match &wanted.endpoint {
         Some(name) => vec![alerts.endpoint(name).ok_or_else(|| no_endpoint(name))?],
         None => alerts.endpoints().iter().filter(|endpoint| endpoint.is_enabled()).collect(),
@@ -222,7 +222,7 @@ pub(super) async fn maintenance(
     State(state): State<AppState>,
     caller: Caller,
 ) -> Result<Answer<Option<Maintenance>>, Problem> {
-    let settings = Settings::read(&state.alert_book(&caller)).await?;
+    let settings = state.alert_book(&caller).settings().await?;
     Ok(Answer(settings.maintenance.filter(|maintenance| OffsetDateTime::now_utc() < maintenance.until)))
 }
 
@@ -259,9 +259,9 @@ async fn set_maintenance(
     text: String,
 ) -> Result<Answer<Option<Maintenance>>, Problem> {
     let book = state.alert_book(caller);
-    let mut settings = Settings::read(&book).await?;
+    let mut settings = book.settings().await?;
     settings.maintenance.clone_from(&maintenance);
-    settings.write(&book).await?;
+    book.set(&settings).await?;
     state.note(caller, code, text).await;
     state.alerts_changed(caller, &book).await?;
     Ok(Answer(maintenance))

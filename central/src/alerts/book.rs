@@ -8,27 +8,38 @@ use time::OffsetDateTime;
 
 use super::settings::{Settings, SettingsError};
 use crate::{
-    events::{Events, NewEvent},
-    store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write},
+    events::{CLEARED_PER_APPEND, Events, NewEvent},
+    store::{
+        Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, WRITES_MAX, Write,
+    },
 };
 
-pub(super) const POLICY: Collection<Snapshot> = Collection::new("alert_policy");
+const POLICY: Collection<Snapshot> = Collection::new("alert_policy");
 const DELIVERIES: Collection<Delivery> = Collection::new("alert_deliveries");
 /// An Environment has one Secure Gateway.
-pub(super) const KEY: &str = "gateway";
+const KEY: &str = "gateway";
 
 /// How many deliveries that are over are kept to be looked at.
 const KEPT_MAX: usize = 500;
 /// How many may wait: an outage a minute for the 48 hours after which each is given up anyway, and more.
 const OPEN_MAX: usize = 5000;
+/// Alerts and events that [`Book::tell`] takes at once.
+pub const ALERTS_AT_ONCE: usize = 4;
+pub const EVENTS_AT_ONCE: usize = 32;
+/// A transaction with both, an event log that is full, its head and the policy must fit into the store's
+/// bound: one that does not would be refused for ever.
+const _: () = assert!(
+    ALERTS_AT_ONCE * alerting::alerts::ENDPOINTS_MAX + EVENTS_AT_ONCE + CLEARED_PER_APPEND as usize + 2
+        <= WRITES_MAX
+);
 /// How many are cleared away in one transaction.
 const CLEARED_AT_ONCE: usize = 100;
 
 /// The alerts of one Environment. Cheap to clone.
 #[derive(Clone)]
 pub struct Book {
-    pub(super) store: SharedStore,
-    pub(super) owner: Owner,
+    store: SharedStore,
+    owner: Owner,
     events: Events,
     hold_down: Duration,
 }
@@ -44,6 +55,22 @@ impl Book {
         self.hold_down
     }
 
+    /// What an administrator set.
+    pub async fn settings(&self) -> Result<Settings, SettingsError> {
+        Settings::read(&self.store, &self.owner, self.hold_down).await
+    }
+
+    /// The same for whoever sets others: also when those that are stored cannot be used any more.
+    pub async fn settings_for_replacing(&self) -> Result<Settings, StoreError> {
+        let (settings, _) = Settings::read_for_replacing(&self.store, &self.owner, self.hold_down).await?;
+        Ok(settings)
+    }
+
+    /// Writes settings in the place of those they were read from.
+    pub async fn set(&self, settings: &Settings) -> Result<(), SettingsError> {
+        settings.write(&self.store, &self.owner).await
+    }
+
     /// The policy's state as it was last told.
     pub async fn policy(&self) -> Result<Snapshot, StoreError> {
         let stored = POLICY.get(&*self.store, &self.owner, KEY).await?;
@@ -52,7 +79,7 @@ impl Book {
 
     /// Writes what the policy decided: the events, its state afterwards, and a delivery for each alert and
     /// endpoint. All of it or nothing; what was written before, because an answer got lost, is not written
-    /// again.
+    /// again. At most [`ALERTS_AT_ONCE`] and [`EVENTS_AT_ONCE`].
     pub async fn tell(
         &self,
         events: Vec<NewEvent>,
@@ -97,7 +124,7 @@ impl Book {
         if alerts.is_empty() {
             return Ok(Vec::new());
         }
-        let settings = match Settings::read(self).await {
+        let settings = match self.settings().await {
             Ok(settings) => settings,
             Err(SettingsError::Store(error)) => return Err(error),
             Err(error) => {

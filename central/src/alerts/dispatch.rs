@@ -106,7 +106,7 @@ impl Dispatcher {
         let deliveries: Vec<Delivery> = stored.iter().map(|stored| stored.value.clone()).collect();
         let due: Vec<Delivery> = outbox::due(&deliveries, now).into_iter().cloned().collect();
         if !due.is_empty() {
-            let settings = Settings::read(&self.book).await?;
+            let settings = self.book.settings().await?;
             for delivery in due {
                 if let Some(read) = stored.iter().find(|stored| stored.value.id == delivery.id) {
                     self.begin(read, &settings, now).await?;
@@ -176,9 +176,9 @@ impl Dispatcher {
     /// The receiver is gone and said so: nothing more is sent until somebody switches it on again.
     async fn disable(&self, endpoint: &str, why: &str) {
         let disabled = async {
-            let settings = Settings::read(&self.book).await?;
+            let settings = self.book.settings().await?;
             let without = settings.alerts.disable(endpoint, why);
-            settings.telling(without).write(&self.book).await
+            self.book.set(&settings.telling(without)).await
         };
         let text = match disabled.await {
             Ok(()) => format!("The alert endpoint {endpoint} was switched off: {why}"),

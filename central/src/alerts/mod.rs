@@ -15,6 +15,6 @@ mod book;
 mod dispatch;
 mod settings;
 
-pub use book::Book;
+pub use book::{ALERTS_AT_ONCE, Book, EVENTS_AT_ONCE};
 pub use dispatch::{Dispatcher, Nudge};
 pub use settings::{Maintenance, Settings, SettingsError};

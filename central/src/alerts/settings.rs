@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use alerting::{
-    Alerts,
+    Alerts, Problems,
     config::{Document, HoldDown, Stored},
     outbox::Recipient,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::book::{Book, KEY};
-use crate::store::{Collection, Precondition, StoreError, Transaction, Versioned};
+use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned};
 
 const SETTINGS: Collection<Record> = Collection::new("alert_settings");
+/// An Environment has one Secure Gateway.
+const KEY: &str = "gateway";
 
 /// As the store has it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -45,8 +46,10 @@ pub struct Settings {
 /// Why settings cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("the alerts that are stored cannot be used: {0}")]
-    Damaged(alerting::Problems),
+    #[error(
+        "the alerts that are stored cannot be used: {0}; set them again (PUT /alerts, posternctl alerts set)"
+    )]
+    Damaged(Problems),
     #[error("somebody else changed the alerts meanwhile: look at them and try again")]
     Changed,
     #[error(transparent)]
@@ -54,20 +57,39 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Reads them; without any, nobody is told.
-    pub async fn read(book: &Book) -> Result<Self, SettingsError> {
-        let Some(stored) = SETTINGS.get(&*book.store, &book.owner, KEY).await? else {
-            return Ok(Self {
+    /// Reads them; without any, nobody is told, and `hold_down` is the operator's.
+    pub(super) async fn read(
+        store: &SharedStore,
+        owner: &Owner,
+        hold_down: Duration,
+    ) -> Result<Self, SettingsError> {
+        let (settings, damage) = Self::read_for_replacing(store, owner, hold_down).await?;
+        damage.map_or(Ok(settings), |damage| Err(SettingsError::Damaged(damage)))
+    }
+
+    /// The same for whoever writes others in their place: of those that cannot be used nobody is left, and
+    /// what is wrong with them stands beside.
+    pub(super) async fn read_for_replacing(
+        store: &SharedStore,
+        owner: &Owner,
+        hold_down: Duration,
+    ) -> Result<(Self, Option<Problems>), StoreError> {
+        let Some(stored) = SETTINGS.get(&**store, owner, KEY).await? else {
+            let none = Self {
                 alerts: Alerts::default(),
                 maintenance: None,
-                hold_down: HoldDown::new(book.hold_down()),
+                hold_down: HoldDown::new(hold_down),
                 unchanged: Precondition::Absent,
-            });
+            };
+            return Ok((none, None));
         };
         let unchanged = stored.unchanged();
         let Versioned { value: Record { alerts, maintenance }, .. } = stored;
-        let alerts = Alerts::from_stored(alerts).map_err(SettingsError::Damaged)?;
-        Ok(Self { alerts, maintenance, hold_down: None, unchanged })
+        let (alerts, damage) = match Alerts::from_stored(alerts) {
+            Ok(alerts) => (alerts, None),
+            Err(damage) => (Alerts::default(), Some(damage)),
+        };
+        Ok((Self { alerts, maintenance, hold_down: None, unchanged }, damage))
     }
 
     /// The same with others told, or otherwise.
@@ -76,10 +98,10 @@ impl Settings {
     }
 
     /// Writes them in the place of those they were read from.
-    pub async fn write(&self, book: &Book) -> Result<(), SettingsError> {
+    pub(super) async fn write(&self, store: &SharedStore, owner: &Owner) -> Result<(), SettingsError> {
         let record = Record { alerts: self.alerts.stored(), maintenance: self.maintenance.clone() };
-        let put = SETTINGS.put(&book.owner, KEY, self.unchanged, &record)?;
-        book.store.commit(Transaction::from(put)).await?;
+        let put = SETTINGS.put(owner, KEY, self.unchanged, &record)?;
+        store.commit(Transaction::from(put)).await?;
         Ok(())
     }
 

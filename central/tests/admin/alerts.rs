@@ -5,7 +5,11 @@ use axum::{
     Router,
     http::{Method, StatusCode},
 };
-use central::{admin::Role, alerts::Book};
+use central::{
+    admin::Role,
+    alerts::{ALERTS_AT_ONCE, Book, EVENTS_AT_ONCE},
+    events::{NewEvent, Severity},
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::Mutex};
@@ -129,6 +133,43 @@ async fn a_preview_shows_what_would_be_sent_and_sends_nothing() {
     assert_eq!(shown.status, StatusCode::OK, "{:?}", shown.body);
     assert!(shown.body["request"].as_str().unwrap().contains("hooks.slack.example"));
     assert_eq!(stage.get(PATH).await.body["endpoints"], json!([]));
+}
+
+#[tokio::test]
+async fn as_much_as_is_told_at_once_fits_into_one_transaction() {
+    let stage = Stage::new();
+    let endpoints: Vec<_> = (0..16)
+        .map(|n| json!({"name": format!("hook-{n}"), "url": "https://hook.example", "also": ["candidate_silent"]}))
+        .collect();
+    set(&stage, json!({"endpoints": endpoints})).await;
+    let book = Book::new(stage.state.store.clone(), &environment(), stage.state.alert_hold_down);
+    let now = OffsetDateTime::now_utc();
+    let silent =
+        |n: usize| Alert::sample(Kind::CandidateSilent, IncidentId::new(n.to_string()), "default", now);
+    let alerts: Vec<_> = (0..ALERTS_AT_ONCE).map(silent).collect();
+    let event = |n: usize| NewEvent {
+        code: "test",
+        severity: Severity::Info,
+        text: n.to_string(),
+        sender: "gateway".into(),
+    };
+    let events = (0..EVENTS_AT_ONCE).map(event).collect();
+    book.tell(events, &Snapshot::Up, &alerts, now).await.unwrap();
+    let told = stage.get(&format!("{PATH}/deliveries?limit=1000")).await.body;
+    assert_eq!(told.as_array().unwrap().len(), ALERTS_AT_ONCE * 16);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_any_more_are_told_and_can_be_set_again() {
+    let stage = Stage::new();
+    set(&stage, json!({"endpoints": [{"name": "hook", "url": "https://hook.example", "secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]})).await;
+    stage.damage("alert_settings", |record| record["alerts"]["secrets"] = json!({})).await;
+    let refused = stage.get(PATH).await;
+    assert_eq!((refused.status, refused.code()), (StatusCode::CONFLICT, "alerts_damaged"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("set them again"), "{:?}", refused.body);
+    let again = set(&stage, json!({"endpoints": []})).await;
+    assert_eq!(again.status, StatusCode::OK, "{:?}", again.body);
+    assert_eq!(stage.get(PATH).await.status, StatusCode::OK);
 }
 
 async fn set(stage: &Stage, alerts: Value) -> Reply {

@@ -25,7 +25,10 @@ use central::{
         view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
-    store::{Owner, Precondition, SharedStore, memory::MemoryStore, sled::SledStore},
+    store::{
+        Action, Key, Owner, Precondition, SharedStore, Transaction, Write, memory::MemoryStore,
+        sled::SledStore,
+    },
 };
 use durable::Durable;
 use proto::{AgentId, BootId, EnvironmentName, Epoch, Fingerprint, Name, hello::SystemInformation};
@@ -103,6 +106,17 @@ impl Stage {
         };
         let router = admin::router(state.clone());
         Self { state, router, view, orders, data_plane, _folder: folder }
+    }
+
+    /// Changes the records of a collection behind central's back.
+    pub(crate) async fn damage(&self, collection: &'static str, change: impl Fn(&mut Value)) {
+        let owner = Owner::from(&environment());
+        for mut record in self.state.store.scan(&owner, collection, None, 10).await.unwrap() {
+            change(&mut record.value);
+            let key = Key { owner: owner.clone(), collection, key: record.key };
+            let write = Write { key, precondition: Precondition::Any, action: Action::Put(record.value) };
+            self.state.store.commit(Transaction::new().with(write)).await.unwrap();
+        }
     }
 
     pub(crate) fn router(&self) -> Router {

@@ -13,16 +13,19 @@ use proto::AgentId;
 use time::OffsetDateTime;
 
 use super::Keeper;
-use crate::{alerts::Settings, gateway::view::GatewayState};
+use crate::{
+    alerts::{ALERTS_AT_ONCE, EVENTS_AT_ONCE},
+    gateway::view::GatewayState,
+};
 
 /// How soon a store that did not take an alert is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a candidate may be away, for an update of its host, before that is told.
 const SILENCE: Duration = Duration::from_secs(5 * 60);
-/// Events that go into one transaction.
-const EVENTS_AT_ONCE: usize = 32;
 /// Events that wait for a store that takes none; the oldest make room.
 const EVENTS_WAITING_MAX: usize = 1000;
+/// The same for alerts: an outage and its end for each of its last fifty, or what else there is to say.
+const ALERTS_WAITING_MAX: usize = 100;
 
 /// What the keeper remembers for it.
 #[derive(Default)]
@@ -77,7 +80,7 @@ impl Keeper {
 
     /// Whether anybody is to be told, and after how long, was set anew.
     pub(super) async fn read_alerts(&mut self, now: Instant) {
-        let settings = match Settings::read(&self.rooms.alerts).await {
+        let settings = match self.rooms.alerts.settings().await {
             Ok(settings) => settings,
             Err(error) => {
                 tracing::error!(environment = %self.environment.name, %error, "The alerts' settings cannot be read; those before hold");
@@ -191,6 +194,8 @@ impl Keeper {
         while let Some(transition) = self.policy.poll_transmit() {
             self.telling.pending.push(Alert::of(transition, wall));
         }
+        // With the policy's state go the outages that it has decided; what else there is may follow.
+        self.telling.pending.sort_by_key(|alert| !matches!(alert.kind, Kind::Down | Kind::Up));
         let snapshot = self.policy.snapshot(now, SystemTime::now());
         let state = Stored::of(&snapshot);
         loop {
@@ -201,17 +206,24 @@ impl Keeper {
             }
             let events: Vec<_> = self.pending_events.iter().take(EVENTS_AT_ONCE).cloned().collect();
             let taken = events.len();
-            let written = self.rooms.alerts.tell(events, &snapshot, &self.telling.pending, wall).await;
+            let alerts: Vec<_> = self.telling.pending.iter().take(ALERTS_AT_ONCE).cloned().collect();
+            let written = self.rooms.alerts.tell(events, &snapshot, &alerts, wall).await;
             if let Err(error) = written {
                 tracing::error!(environment = %self.environment.name, %error, "What happened could not be recorded, and whom it concerns is not told yet");
                 let surplus = self.pending_events.len().saturating_sub(EVENTS_WAITING_MAX);
                 self.pending_events.drain(..surplus);
+                let surplus = self.telling.pending.len().saturating_sub(ALERTS_WAITING_MAX);
+                // Outages stand first, so the newest of the rest go.
+                self.telling.pending.truncate(ALERTS_WAITING_MAX);
+                if surplus > 0 {
+                    tracing::error!(environment = %self.environment.name, surplus, "Alerts were dropped: the store takes none");
+                }
                 self.telling.retry_at = Some(now + RETRY);
                 return;
             }
             self.pending_events.drain(..taken);
-            if !self.telling.pending.is_empty() {
-                self.telling.pending.clear();
+            if !alerts.is_empty() {
+                self.telling.pending.drain(..alerts.len());
                 self.rooms.nudge.ring();
             }
             self.telling.stored = Some(state.clone());
