@@ -16,3 +16,4 @@ pub mod process_server;
 pub mod records;
 pub mod store;
 pub mod tls;
+pub mod ui;

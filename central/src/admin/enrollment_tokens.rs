@@ -13,7 +13,10 @@ use super::{
     problem::Problem,
     rights::Caller,
 };
-use crate::enrolment::{TokenError, token::TTL_DEFAULT};
+use crate::enrolment::{
+    OneTimeToken, TokenError,
+    token::{TTL_DEFAULT, Used},
+};
 
 /// The body of `POST /enrollment-tokens`.
 #[derive(Debug, Deserialize)]
@@ -60,6 +63,31 @@ pub(super) async fn create(
         central: state.tunnel_url.as_deref().map(str::to_owned),
     };
     Ok((StatusCode::CREATED, Answer(created)))
+}
+
+/// A token without its secret: whether it waits, and who came with it.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenAnswer {
+    id: String,
+    name: Option<Name>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    expires_at: OffsetDateTime,
+    used: Option<Used>,
+}
+
+/// The tokens of the last day, oldest first.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<Vec<TokenAnswer>>, Problem> {
+    let tokens = state.enrolment.tokens(&caller.environment).await?;
+    let answer = tokens.into_iter().map(|token| {
+        let OneTimeToken { id, name, created_at, expires_at, used, .. } = token;
+        TokenAnswer { id, name, created_at, expires_at, used }
+    });
+    Ok(Answer(answer.collect()))
 }
 
 impl From<TokenError> for Problem {

@@ -1,4 +1,4 @@
-//! The administrator's side of central: the REST API, health, and the page at `/`.
+//! The administrator's side of central: the REST API and health. The pages at `/` are its clients ([`crate::ui`]).
 //!
 //! ```text
 //!   serve (TLS, bounds) ─► request (id, deadline, problems) ─► routes (who may) ─► one file a resource
@@ -19,7 +19,6 @@ mod gateway;
 mod health;
 mod input;
 mod meta;
-mod page;
 pub mod problem;
 mod process_servers;
 mod raft;

@@ -1,7 +1,9 @@
 //! `/process-servers`: the records of the agents, with what the gateway room hears of each now.
 
+use std::net::SocketAddr;
+
 use axum::{Json as Answer, extract::State, http::StatusCode};
-use proto::Name;
+use proto::{Fingerprint, Name, control::RoleName};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -12,7 +14,7 @@ use super::{
     rights::Caller,
 };
 use crate::{
-    gateway::GatewayView,
+    gateway::{GatewayView, view::ConnectedView},
     process_server::{ProcessServer, ProcessServers, group::Groups},
 };
 
@@ -31,6 +33,35 @@ pub(super) struct ProcessServerAnswer {
     version: Option<String>,
     os: Option<String>,
     system_information: SystemInformation,
+    /// Its control websocket, while there is one.
+    link: Option<LinkAnswer>,
+    #[serde(with = "time::serde::rfc3339")]
+    enrolled_at: OffsetDateTime,
+    /// The key of its newest certificate.
+    fingerprint: Fingerprint,
+}
+
+/// A connected agent, and what it says of itself: where that differs from `active`, one end errs.
+#[derive(Debug, Serialize)]
+struct LinkAnswer {
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+    remote: SocketAddr,
+    reported_role: Option<RoleName>,
+    /// Why its last attempt to bring up a tunnel failed.
+    last_error: Option<String>,
+}
+
+impl From<&ConnectedView> for LinkAnswer {
+    fn from(connected: &ConnectedView) -> Self {
+        let report = connected.report.as_ref();
+        Self {
+            since: connected.since,
+            remote: connected.remote,
+            reported_role: report.map(|report| report.role),
+            last_error: report.and_then(|report| report.last_error.clone()),
+        }
+    }
 }
 
 /// What the host is, and on the active where its Environment's forwarding front door is.
@@ -171,6 +202,9 @@ impl<'a> Looking<'a> {
                 pid: system.pid,
                 ip_forwarder_url: self.ip_forwarder_url.filter(|_| active).map(str::to_owned),
             },
+            link: connected.map(LinkAnswer::from),
+            enrolled_at: server.enrolled_at,
+            fingerprint: server.fingerprint,
             name: server.name,
         }
     }

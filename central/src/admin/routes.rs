@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     API, AppState, alerts, api_tokens, authenticate, destinations, enrollment_tokens, events, gateway,
-    health, meta, page,
+    health, meta,
     problem::Problem,
     process_servers, raft, request,
     rights::{
@@ -18,6 +18,7 @@ use super::{
         Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
     },
 };
+use crate::ui;
 
 /// One line of the table.
 pub struct Route {
@@ -31,7 +32,6 @@ pub struct Route {
 /// Every route of the admin address.
 pub fn table() -> Vec<Route> {
     vec![
-        open("/", page::show),
         open("/livez", health::live),
         open("/readyz", health::ready),
         open("/api/v1/meta", meta::show),
@@ -50,6 +50,7 @@ pub fn table() -> Vec<Route> {
         patch("/destinations/{name}", Administrator, destinations::change),
         delete("/destinations/{name}", Administrator, destinations::remove),
         post("/destinations/{name}/test", Operator, destinations::test),
+        get("/enrollment-tokens", CloudAdministrator, enrollment_tokens::list),
         post("/enrollment-tokens", CloudAdministrator, enrollment_tokens::create),
         get("/alerts", Viewer, alerts::show),
         put("/alerts", CloudAdministrator, alerts::change),
@@ -68,8 +69,13 @@ pub fn table() -> Vec<Route> {
     ]
 }
 
-/// The admin address as a whole.
+/// The admin address as a whole: the API, and the pages that are its clients.
 pub fn router(state: AppState) -> Router {
+    let api = api_router(state.clone());
+    ui::router(state, api.clone()).merge(api)
+}
+
+fn api_router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in table() {
         let handler = match route.needs {

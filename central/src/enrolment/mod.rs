@@ -149,6 +149,11 @@ impl Enrolment {
         token::create(&self.store, environment, name, ttl, now).await
     }
 
+    /// The Environment's one-time tokens of the last day, oldest first; never their secrets.
+    pub async fn tokens(&self, environment: &EnvironmentName) -> Result<Vec<OneTimeToken>, StoreError> {
+        token::list(&self.store, environment).await
+    }
+
     /// Exchanges a token for a certificate. The token's end and the Process Server's beginning are one
     /// transaction: of any number who come with one token, one gets in.
     ///

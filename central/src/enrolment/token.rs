@@ -120,6 +120,17 @@ pub(super) async fn create(
     Ok((TokenText(text), token))
 }
 
+/// The Environment's tokens that are kept, those used and expired within [`KEPT_AFTER`] too, oldest first.
+pub(super) async fn list(
+    store: &SharedStore,
+    environment: &EnvironmentName,
+) -> Result<Vec<OneTimeToken>, StoreError> {
+    let kept = TOKENS.all(&**store, &Owner::Central).await?.into_iter().map(|record| record.value);
+    let mut tokens: Vec<_> = kept.filter(|token| token.environment == *environment).collect();
+    tokens.sort_by_key(|token| token.created_at);
+    Ok(tokens)
+}
+
 /// Under which key a token's record is; `None` for a text that no token has.
 pub(super) fn lookup_key(text: &str) -> Option<String> {
     let secret = text.strip_prefix(PREFIX)?;
@@ -136,6 +147,16 @@ mod tests {
 
     use super::*;
     use crate::store::{Store, memory::MemoryStore};
+
+    #[tokio::test]
+    async fn an_environment_lists_its_own_tokens_in_the_order_they_were_made() {
+        let (store, environment) = world();
+        let later = now() + time::Duration::SECOND;
+        let (_, second) = create(&store, &environment, None, TTL_DEFAULT, later).await.unwrap();
+        let (_, first) = create(&store, &environment, None, TTL_DEFAULT, now()).await.unwrap();
+        create(&store, &"other".parse().unwrap(), None, TTL_DEFAULT, now()).await.unwrap();
+        assert_eq!(list(&store, &environment).await.unwrap(), [first, second]);
+    }
 
     #[tokio::test]
     async fn the_secret_is_in_no_record_and_in_no_debug_output() {

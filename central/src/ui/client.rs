@@ -1,0 +1,262 @@
+//! The pages' way to the rest of central: its own REST API, asked within the process and on behalf of
+//! whoever reads the page.
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    response::Response,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::admin::API;
+
+/// The largest answer a page is made from. Every list of the API is bounded far below it.
+const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The most of one list that a page looks through.
+const LIST_MAX: usize = 10_000;
+
+/// The REST API as the outside sees it, rights included: what each page is handed.
+#[derive(Clone)]
+pub(super) struct InProcess(pub(super) Router);
+
+/// The API, with the credentials of one reader. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Api {
+    router: Router,
+    credentials: HeaderMap,
+}
+
+/// The API said no. Its words are for people.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) code: String,
+    pub(super) detail: String,
+    pub(super) errors: Vec<FieldError>,
+    pub(super) request_id: String,
+}
+
+/// What is wrong with one field of what was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct FieldError {
+    pub(super) field: String,
+    pub(super) reason: String,
+}
+
+/// An answer, with the version of the record it shows.
+pub(super) struct Answered {
+    pub(super) body: Value,
+    /// To be given back with an edit.
+    pub(super) version: Option<String>,
+    /// Where a list goes on, behind `/api/v1`.
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ProblemBody {
+    code: String,
+    detail: String,
+    #[serde(default)]
+    errors: Vec<FieldError>,
+    #[serde(default)]
+    request_id: String,
+}
+
+impl Api {
+    /// `credentials` are the headers that say who asks.
+    pub(super) fn new(router: Router, credentials: HeaderMap) -> Self {
+        Self { router, credentials }
+    }
+
+    /// Reads `path`, which begins behind `/api/v1`.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refused> {
+        read(self.ask(Method::GET, path, None, None).await?.body)
+    }
+
+    /// Reads a list to its end, page by page.
+    pub(super) async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Refused> {
+        let mut all = Vec::new();
+        let mut next = Some(path.to_owned());
+        while let Some(path) = next.take() {
+            let answered = self.ask(Method::GET, &path, None, None).await?;
+            all.extend(read::<Vec<T>>(answered.body)?);
+            next = answered.next.filter(|_| all.len() < LIST_MAX);
+        }
+        Ok(all)
+    }
+
+    /// The same, with the version to give back when it is changed.
+    pub(super) async fn versioned(&self, path: &str) -> Result<Answered, Refused> {
+        self.ask(Method::GET, path, None, None).await
+    }
+
+    /// Asks for something to be done.
+    pub(super) async fn send(&self, method: Method, path: &str, body: Value) -> Result<Answered, Refused> {
+        self.ask(method, path, Some(body), None).await
+    }
+
+    /// Changes a record only while it is the one that was shown.
+    pub(super) async fn change(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+        version: &str,
+    ) -> Result<Answered, Refused> {
+        self.ask(method, path, Some(body), Some(version)).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        version: Option<&str>,
+    ) -> Result<Answered, Refused> {
+        let mut request = Request::builder().method(method).uri(format!("{API}{path}"));
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.credentials.clone());
+            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+            if let Some(version) = version.and_then(|version| HeaderValue::from_str(version).ok()) {
+                headers.insert(header::IF_MATCH, version);
+            }
+            if body.is_some() {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            }
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let request = request.body(body).map_err(|error| Refused::ours(error.to_string()))?;
+        // A router answers always: its error cannot be made.
+        let response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        understand(response).await
+    }
+}
+
+impl Refused {
+    /// Something went wrong between page and API, which is our own fault.
+    pub(super) fn ours(detail: String) -> Self {
+        tracing::error!(detail, "A page could not be made from the API's answer");
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            code: "page_failed".to_owned(),
+            detail,
+            errors: Vec::new(),
+            request_id: String::new(),
+        }
+    }
+
+    /// A refusal to be filled with words of a page's own.
+    pub(super) fn quiet() -> Self {
+        Self {
+            status: StatusCode::CONFLICT,
+            code: String::new(),
+            detail: String::new(),
+            errors: Vec::new(),
+            request_id: String::new(),
+        }
+    }
+
+    /// What is said about this field, if anything is.
+    pub(super) fn of(&self, field: &str) -> Option<&str> {
+        self.errors.iter().find(|error| error.field == field).map(|error| error.reason.as_str())
+    }
+
+    /// Whether somebody else changed the record since it was shown.
+    pub(super) fn is_lost_update(&self) -> bool {
+        self.status == StatusCode::PRECONDITION_FAILED || self.code == "conflict"
+    }
+}
+
+async fn understand(response: Response) -> Result<Answered, Refused> {
+    let status = response.status();
+    let version = text_of(response.headers(), &header::ETAG);
+    let next = text_of(response.headers(), &header::LINK).and_then(|link| next_page(&link));
+    let bytes = to_bytes(response.into_body(), ANSWER_BYTES_MAX)
+        .await
+        .map_err(|error| Refused::ours(format!("the answer was not whole: {error}")))?;
+    if status.is_success() {
+        let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
+        let body = body.map_err(|error| Refused::ours(format!("the answer is no JSON: {error}")))?;
+        return Ok(Answered { body, version, next });
+    }
+    let problem: ProblemBody = serde_json::from_slice(&bytes)
+        .map_err(|error| Refused::ours(format!("{status}, and the reason is unreadable: {error}")))?;
+    let ProblemBody { code, detail, errors, request_id } = problem;
+    Err(Refused { status, code, detail, errors, request_id })
+}
+
+/// The address in `</api/v1/x?after=y>; rel="next"`, without the API's prefix.
+fn next_page(link: &str) -> Option<String> {
+    let (address, rest) = link.strip_prefix('<')?.split_once('>')?;
+    rest.contains("rel=\"next\"").then(|| address.strip_prefix(API).map(str::to_owned))?
+}
+
+/// Turns an answer into what a page wants of it.
+pub(super) fn read<T: DeserializeOwned>(body: Value) -> Result<T, Refused> {
+    serde_path_to_error::deserialize(body)
+        .map_err(|error| Refused::ours(format!("the answer is not as expected: {error}")))
+}
+
+fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Json, response::IntoResponse, routing::get};
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_comes_with_its_version() {
+        let answer = Router::new()
+            .route("/api/v1/x", get(|| async { ([(header::ETAG, "\"7\"")], Json(json!({"a": 1}))) }));
+        let answered = Api::new(answer, HeaderMap::new()).versioned("/x").await.unwrap();
+        assert_eq!((answered.body, answered.version.as_deref()), (json!({"a": 1}), Some("\"7\"")));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_field_and_the_reason() {
+        let problem = json!({"code": "invalid_field", "detail": "url: no", "request_id": "r",
+            "errors": [{"field": "url", "reason": "no"}]});
+        let refusing = Router::new().route(
+            "/api/v1/x",
+            get(move || async move { (StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response() }),
+        );
+        let refused = Api::new(refusing, HeaderMap::new()).get::<Value>("/x").await.unwrap_err();
+        assert_eq!((refused.of("url"), refused.of("name")), (Some("no"), None));
+        assert!(!refused.is_lost_update());
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_end() {
+        let page = |link: Option<&'static str>, items: Value| {
+            let mut response = Json(items).into_response();
+            if let Some(link) = link {
+                response.headers_mut().insert(header::LINK, HeaderValue::from_static(link));
+            }
+            response
+        };
+        let listing = Router::new().route(
+            "/api/v1/x",
+            get(move |request: Request<Body>| async move {
+                match request.uri().query() {
+                    None => page(Some("</api/v1/x?after=2>; rel=\"next\""), json!([1, 2])),
+                    Some(_) => page(None, json!([3])),
+                }
+            }),
+        );
+        assert_eq!(Api::new(listing, HeaderMap::new()).all::<u8>("/x").await.unwrap(), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_shape_is_our_fault_and_no_panic() {
+        let odd = Router::new().route("/api/v1/x", get(|| async { Json(json!({"a": "text"})) }));
+        let refused = Api::new(odd, HeaderMap::new()).get::<Vec<u8>>("/x").await.unwrap_err();
+        assert_eq!(refused.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

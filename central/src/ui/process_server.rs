@@ -1,0 +1,86 @@
+//! `/process-servers/NAME`: one agent, with everything that is known of it and by whom.
+
+use askama::Template;
+use axum::extract::Path;
+use time::OffsetDateTime;
+
+use super::{
+    answers::{ProcessServer, Raft},
+    frame::{Frame, Section},
+    process_servers::{May, Row, name},
+    reply,
+    visitor::{Shown, Visitor},
+    words::Moment,
+};
+
+#[derive(Template)]
+#[template(path = "process_server.html")]
+struct Detail {
+    frame: Frame,
+    row: Row,
+    may: May,
+    connected_since: Option<Moment>,
+    remote: Option<String>,
+    /// What the agent says it is.
+    reported: Option<String>,
+    last_error: Option<String>,
+    arch: String,
+    pid: u32,
+    forwarder: Option<String>,
+    enrolled: Option<Moment>,
+    fingerprint: Option<String>,
+    seat: Option<Seat>,
+}
+
+/// Its place in the group's Raft, as central's own member sees it.
+struct Seat {
+    node: u64,
+    state: String,
+    voter: bool,
+    generation: u64,
+    leader: String,
+    applied: u64,
+    round_trip: Option<String>,
+}
+
+pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Shown {
+    let name = name(&text)?;
+    let server: ProcessServer = visitor.api.get(&format!("/process-servers/{name}")).await?;
+    let raft: Option<Raft> = visitor.api.get("/raft").await?;
+    let (frame, gateway) = Frame::new(&mut visitor, Section::ProcessServers, name.to_string()).await?;
+    let now = OffsetDateTime::now_utc();
+    let node =
+        gateway.candidates.iter().find(|candidate| candidate.name == server.name).and_then(|one| one.node);
+    let link = server.link.clone();
+    Ok(reply::page(&Detail {
+        frame,
+        row: Row::new(&server, &gateway, now),
+        may: May::of(&visitor),
+        connected_since: link.as_ref().map(|link| Moment::new(link.since, now)),
+        remote: link.as_ref().map(|link| link.remote.clone()),
+        reported: link.as_ref().and_then(|link| link.reported_role.clone()),
+        last_error: link.and_then(|link| link.last_error),
+        arch: server.system_information.arch,
+        pid: server.system_information.pid,
+        forwarder: server.system_information.ip_forwarder_url,
+        enrolled: server.enrolled_at.map(|at| Moment::new(at, now)),
+        fingerprint: server.fingerprint,
+        seat: raft.and_then(|raft| seat(&raft, node?)),
+    }))
+}
+
+fn seat(raft: &Raft, node: u64) -> Option<Seat> {
+    let member = raft.members.iter().find(|member| member.node == node)?;
+    let leader = raft.members.iter().find(|member| Some(member.node) == raft.leader);
+    Some(Seat {
+        node,
+        state: member.state.clone(),
+        voter: member.voter,
+        generation: raft.generation,
+        leader: leader
+            .and_then(|leader| leader.name.clone())
+            .unwrap_or_else(|| "nobody at the moment".to_owned()),
+        applied: raft.last_applied,
+        round_trip: raft.worst_round_trip_ms.map(|ms| format!("{ms:.1} ms")),
+    })
+}
