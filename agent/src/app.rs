@@ -16,6 +16,7 @@ use proto::{
     BootId, Epoch,
     control::{AgentMessage, AgentReport, CentralMessage, RaftReply, SeatGrant},
     hello::{AgentHello, LinkSettings, Seat, SystemInformation, Versions},
+    trace::FEATURE_PROBE,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -32,6 +33,7 @@ use crate::{
     identity::{Identity, renew},
     leave::Leave,
     peer::{PeerHandler, PeerNet},
+    probing::Probing,
     role::{Action, Claim, Leadership, Role, RoleMachine},
     status,
     tunnel::{Claimed, KeptTunnel, Surroundings, TunnelEvent},
@@ -163,6 +165,7 @@ impl App {
             peer_addrs: peer_addrs.clone(),
             unix_ms: unix_ms(),
             system: system_information(),
+            features: vec![FEATURE_PROBE.to_owned()],
         };
         let snapshot = status::Snapshot::starting(&identity_seen.borrow(), boot, &dialer);
         let (shown, seen) = watch::channel(snapshot);
@@ -170,6 +173,7 @@ impl App {
 
         let served = shared.clone();
         let relay = control.clone();
+        let mut probing = Probing::new(dialer.clone(), control.clone());
         let (inner_tx, mut inner_rx) = mpsc::channel(EVENTS_MAX);
         let link = keep_connected(control.clone(), identity_seen.clone(), hello, inner_tx);
         parts.spawn(async move {
@@ -191,6 +195,7 @@ impl App {
                             });
                         }
                     }
+                    ControlEvent::Message(CentralMessage::ProbeDestination(ask)) => probing.begin(ask),
                     other => {
                         if control_tx.send(other).await.is_err() {
                             break;
@@ -358,8 +363,9 @@ impl App {
                         leave.handle_relief(successor.is_some(), now);
                     }
                 }
-                // Answered where the link is driven; a call is served before it comes here.
+                // Answered where the link is driven; calls and probes are served before they come here.
                 CentralMessage::RaftCall(_)
+                | CentralMessage::ProbeDestination(_)
                 | CentralMessage::RaftReply(_)
                 | CentralMessage::Probe { .. }
                 | CentralMessage::Stopping {} => {}

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod identity;
 pub mod leave;
 pub mod peer;
+pub mod probing;
 pub mod role;
 pub mod status;
 pub mod tunnel;

@@ -30,6 +30,7 @@ use crate::{
     records,
     store::{SharedStore, StoreError, sled::SledStore},
     tls,
+    traffic::Traffic,
 };
 
 /// Agents shake hands in milliseconds; whoever stalls makes room for them.
@@ -169,7 +170,10 @@ impl App {
         let state = AppState {
             store: store.clone(),
             gateways: gateways.clone(),
-            data_plane: listeners.clone(),
+            data_plane: Arc::new(Traffic {
+                listeners: listeners.clone(),
+                environments: environments.clone(),
+            }),
             api_tokens: ApiTokens::new(store),
             enrolment: enrolment.clone(),
             alert_rules: rules,

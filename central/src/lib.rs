@@ -16,4 +16,6 @@ pub mod process_server;
 pub mod records;
 pub mod store;
 pub mod tls;
+pub mod trace;
+pub mod traffic;
 pub mod ui;

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{AgentId, BootId, Epoch, Fingerprint, Name, NodeId, hello::Seat};
+use crate::{AgentId, BootId, Epoch, Fingerprint, Name, NodeId, hello::Seat, trace};
 
 /// The largest control message, in bytes. A Raft snapshot of a group fits many times over.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -37,6 +37,8 @@ pub enum AgentMessage {
     SeatLeft {
         seat: Seat,
     },
+    /// What a [`CentralMessage::ProbeDestination`] came to.
+    DestinationProbed(trace::Answer),
     /// This process was asked to end: let another candidate take over what it carries. Central
     /// answers with [`CentralMessage::Relief`], and says so again if the successor changes.
     Leaving {},
@@ -65,6 +67,9 @@ pub enum CentralMessage {
     Probe {
         id: u64,
     },
+    /// Try this destination, as for a stream, and tell every step. Only to an agent whose hello names
+    /// [`trace::FEATURE_PROBE`].
+    ProbeDestination(trace::Ask),
     /// Restart this process, as an administrator asked.
     Restart {
         id: u64,
@@ -214,6 +219,15 @@ mod tests {
             CentralMessage::TakeLead { seat: Seat { group: 1, node: NodeId(4) } },
             CentralMessage::Relief { successor: Some(NodeId(4)) },
             CentralMessage::Stopping {},
+            CentralMessage::ProbeDestination(trace::Ask {
+                id: 8,
+                destination: "db".into(),
+                host: "db.example".into(),
+                port: 5432,
+                kind: "postgresql".into(),
+                path: String::new(),
+                limit_ms: 15_000,
+            }),
         ];
         let lines: Vec<_> = from_central.iter().map(|m| serde_json::to_string(m).unwrap()).collect();
         let golden = include_str!("../testdata/central_messages.jsonl");
@@ -223,5 +237,11 @@ mod tests {
             assert_eq!(serde_json::to_string(&message).unwrap(), line);
         }
         assert_eq!(serde_json::to_string(&AgentMessage::Leaving {}).unwrap(), r#"{"leaving":{}}"#);
+        let steps = vec![trace::Step::pass(trace::Hop::Dns, Some(3), "10.0.4.7")];
+        let probed = AgentMessage::DestinationProbed(trace::Answer { id: 8, result: Ok(steps) });
+        assert_eq!(
+            serde_json::to_string(&probed).unwrap(),
+            r#"{"destination_probed":{"id":8,"result":{"Ok":[{"hop":"dns","verdict":"pass","ms":3,"detail":"10.0.4.7","action":null}]}}}"#
+        );
     }
 }

@@ -74,6 +74,9 @@ pub struct AgentHello {
     /// The agent's wall clock, milliseconds since 1970.
     pub unix_ms: u64,
     pub system: SystemInformation,
+    /// What this agent can do beyond its wire version, by name. An older one names nothing.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// What System Information shows of the host.

@@ -21,6 +21,7 @@ pub mod ids;
 pub mod link;
 pub mod liveness;
 pub mod mux;
+pub mod trace;
 
 pub use backoff::Backoff;
 pub use epoch::Epoch;

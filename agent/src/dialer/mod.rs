@@ -9,6 +9,7 @@ pub mod allow_list;
 pub mod dial;
 mod list_file;
 pub mod own_address;
+pub mod probe;
 pub mod resolve;
 
 use std::{

@@ -1,20 +1,40 @@
 //! What the administration asks of the rooms that carry traffic. They implement it; this room
 //! knows nothing of tunnels and sockets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use proto::{EnvironmentName, Name};
+use proto::{
+    AgentId, EnvironmentName, Name,
+    trace::{Ask, Hop, Step},
+};
+
+use crate::{destination::Destination, gateway::probing::NotAsked};
 
 /// The gateway's and the listeners' answers to an administrator.
 #[async_trait]
 pub trait DataPlane: Send + Sync + 'static {
-    /// Opens a real stream to the destination through the active tunnel and closes it again. The
-    /// caller sets the deadline by dropping the future.
+    /// Opens a real stream to the destination through the active tunnel, says its first words and closes
+    /// it again. The caller sets the deadline by dropping the future.
     ///
     /// # Errors
     /// Why no stream came to be, with the agent's own reason where it has spoken.
-    async fn open(&self, environment: &EnvironmentName, destination: &Name) -> Result<Opened, OpenFailure>;
+    async fn try_out(
+        &self,
+        environment: &EnvironmentName,
+        destination: &Destination,
+    ) -> Result<TriedOut, OpenFailure>;
+
+    /// Lets an agent try a destination from its own host.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    async fn ask(
+        &self,
+        environment: &EnvironmentName,
+        agent: AgentId,
+        ask: Ask,
+    ) -> Result<Vec<Step>, NotAsked>;
 
     /// Waits until the listener of an enabled destination is open or has failed; for ever if it never
     /// is one of them. Cancel-safe.
@@ -26,11 +46,13 @@ pub trait DataPlane: Send + Sync + 'static {
 
 /// A stream came to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened {
+pub struct TriedOut {
     /// The Process Server whose tunnel carried it.
     pub via: Name,
-    /// From the request until the destination had accepted.
-    pub took: Duration,
+    /// From the request until the destination had accepted, milliseconds.
+    pub ms: u64,
+    /// TLS and greeting, said through the stream.
+    pub words: [Step; 2],
 }
 
 /// No stream came to be.
@@ -40,13 +62,28 @@ pub enum OpenFailure {
     NoTunnel,
     /// The agent tried, or would not; `reason` is its own sentence.
     #[error("{reason}")]
-    Refused { via: Name, reason: String },
+    Refused {
+        via: Name,
+        /// Where, as far as the refusal says.
+        at: Hop,
+        reason: String,
+    },
     /// The tunnel was lost while the stream was being opened.
     #[error("the tunnel through {via} was lost meanwhile")]
     TunnelLost { via: Name },
-    /// Central could not even ask.
+    /// Central could not even ask, or nobody answered.
     #[error("{0}")]
     Central(String),
+}
+
+impl OpenFailure {
+    /// The Process Server that was tried.
+    pub fn via(&self) -> Option<&Name> {
+        match self {
+            Self::Refused { via, .. } | Self::TunnelLost { via } => Some(via),
+            Self::NoTunnel | Self::Central(_) => None,
+        }
+    }
 }
 
 /// The state of a destination's listener.

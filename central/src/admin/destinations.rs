@@ -1,28 +1,26 @@
 //! `/destinations`: named places reachable through the gateway. Listeners follow the store's changes
 //! by themselves; here the records are changed, and a real stream is opened to try one.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
     AppState,
-    data_plane::{Listening, OpenFailure},
+    data_plane::Listening,
     input::{self, Json, Named},
     problem::Problem,
-    process_servers::NoFields,
     rights::Caller,
 };
-use crate::destination::{Destination, DestinationError, Destinations, Direction, Spec, Transport};
-
-/// How long a test waits for the destination. Longer than an agent's own dial, so that the reason is
-/// the agent's.
-pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::{
+    destination::{Destination, DestinationError, Destinations, Direction, Spec, Transport},
+    trace::{self, Asker, TestRecords, TestReport, TestSummary},
+};
 
 /// How long an answer waits for the listener to follow a change, so that it can say where clients
 /// connect. A listener opens within milliseconds or fails.
@@ -30,16 +28,23 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A destination, as the API shows it.
 #[derive(Debug, Serialize)]
-pub(super) struct DestinationAnswer {
+pub(super) struct DestinationAnswer<T = TestReport> {
     #[serde(flatten)]
     record: Destination,
     /// Why its listener is not open though it should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    /// The newest test; `null`: never tested as it is now.
+    last_test: Option<T>,
 }
 
 /// `listen` is where clients connect now; only while nothing is open, where they would.
-fn answer(state: &AppState, caller: &Caller, mut record: Destination) -> DestinationAnswer {
+fn answer<T>(
+    state: &AppState,
+    caller: &Caller,
+    mut record: Destination,
+    last_test: Option<T>,
+) -> DestinationAnswer<T> {
     let problem = match state.data_plane.listening(&caller.environment, &record.name) {
         Listening::At(address) => {
             record.listen = Some(address);
@@ -48,11 +53,16 @@ fn answer(state: &AppState, caller: &Caller, mut record: Destination) -> Destina
         Listening::Failed(why) => Some(why),
         Listening::Closed => None,
     };
-    DestinationAnswer { record, problem }
+    DestinationAnswer { record, problem, last_test }
 }
 
 /// The same, once the listener has followed.
-async fn settled_answer(state: &AppState, caller: &Caller, record: Destination) -> DestinationAnswer {
+async fn settled_answer(
+    state: &AppState,
+    caller: &Caller,
+    record: Destination,
+    last_test: Option<TestReport>,
+) -> DestinationAnswer {
     let listens = record.enabled
         && record.direction == Direction::ToSite
         && record.url.scheme().transport() == Transport::Tcp;
@@ -62,15 +72,22 @@ async fn settled_answer(state: &AppState, caller: &Caller, record: Destination) 
             warn!(name = %record.name, "A listener has not followed a change yet");
         }
     }
-    answer(state, caller, record)
+    answer(state, caller, record, last_test)
 }
 
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<DestinationAnswer>>, Problem> {
+) -> Result<Answer<Vec<DestinationAnswer<TestSummary>>>, Problem> {
     let records = state.destinations(&caller).list().await?;
-    Ok(Answer(records.into_iter().map(|record| answer(&state, &caller, record)).collect()))
+    let tests = state.destination_tests(&caller).all().await?;
+    let mut tests: BTreeMap<_, _> =
+        tests.into_iter().map(|test| (test.destination.clone(), test.summarised())).collect();
+    let with_test = |record: Destination| {
+        let last_test = tests.remove(&record.name);
+        answer(&state, &caller, record, last_test)
+    };
+    Ok(Answer(records.into_iter().map(with_test).collect()))
 }
 
 pub(super) async fn show(
@@ -79,7 +96,8 @@ pub(super) async fn show(
     Named(name): Named,
 ) -> Result<Answer<DestinationAnswer>, Problem> {
     let record = find(&state, &caller, &name).await?;
-    Ok(Answer(answer(&state, &caller, record)))
+    let last_test = state.destination_tests(&caller).find(&name).await?;
+    Ok(Answer(answer(&state, &caller, record, last_test)))
 }
 
 pub(super) async fn create(
@@ -90,7 +108,7 @@ pub(super) async fn create(
     let record = state.destinations(&caller).create(spec).await?;
     let text = format!("Destination {} was added: {}", record.name, record.url);
     state.note(&caller, "destination_added", text).await;
-    Ok((StatusCode::CREATED, Answer(settled_answer(&state, &caller, record).await)))
+    Ok((StatusCode::CREATED, Answer(settled_answer(&state, &caller, record, None).await)))
 }
 
 /// A JSON merge patch (RFC 7396): what is left out stays, `null` goes back to the default.
@@ -109,9 +127,21 @@ pub(super) async fn change(
         merge(&mut merged, Value::Object(patch));
         input::from_value(merged)
     };
+    let mut moved = false;
+    let patched = |before: &Destination| {
+        let spec = patched(before)?;
+        moved = spec.url != before.url || spec.kind.is_some_and(|kind| kind != before.kind);
+        Ok::<_, Problem>(spec)
+    };
     let record = state.destinations(&caller).change(&name, patched).await?;
+    let tests = state.destination_tests(&caller);
+    if moved {
+        // What was seen was another place.
+        tests.forget(&name).await?;
+    }
+    let last_test = tests.find(&name).await?;
     state.note(&caller, "destination_changed", format!("Destination {name} was changed")).await;
-    Ok(Answer(settled_answer(&state, &caller, record).await))
+    Ok(Answer(settled_answer(&state, &caller, record, last_test).await))
 }
 
 pub(super) async fn remove(
@@ -120,45 +150,45 @@ pub(super) async fn remove(
     Named(name): Named,
 ) -> Result<StatusCode, Problem> {
     state.destinations(&caller).remove(&name).await?;
+    state.destination_tests(&caller).forget(&name).await?;
     state.note(&caller, "destination_removed", format!("Destination {name} was removed")).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What came of a test: an answer, whether or not the destination was reached.
-#[derive(Debug, Serialize)]
-pub(super) struct Tested {
-    reached: bool,
-    /// From the request until the destination had accepted, or until it was given up.
-    ms: u64,
-    /// The Process Server whose tunnel was used.
-    via: Option<Name>,
-    reason: Option<String>,
+/// The body of `POST /destinations/{name}/test`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestRequest {
+    /// The client whose way is tested: judges the destination's access list for it.
+    #[serde(default)]
+    client: Option<IpAddr>,
 }
 
+/// Tries every hop, through the active and from every candidate. An answer, whether or not it was reached.
 pub(super) async fn test(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
-    Json(NoFields {}): Json<NoFields>,
-) -> Result<Answer<Tested>, Problem> {
-    find(&state, &caller, &name).await?;
-    let started = Instant::now();
-    let opening = timeout(TEST_TIMEOUT, state.data_plane.open(&caller.environment, &name)).await;
-    let ms = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let not_reached =
-        |via, reason| Tested { reached: false, ms: ms(started.elapsed()), via, reason: Some(reason) };
-    Ok(Answer(match opening {
-        Ok(Ok(opened)) => Tested { reached: true, ms: ms(opened.took), via: Some(opened.via), reason: None },
-        Ok(Err(failure)) => {
-            let reason = failure.to_string();
-            let via = match failure {
-                OpenFailure::NoTunnel | OpenFailure::Central(_) => None,
-                OpenFailure::Refused { via, .. } | OpenFailure::TunnelLost { via } => Some(via),
-            };
-            not_reached(via, reason)
-        }
-        Err(_) => not_reached(None, format!("nobody answered within {TEST_TIMEOUT:?}")),
-    }))
+    Json(TestRequest { client }): Json<TestRequest>,
+) -> Result<Answer<TestReport>, Problem> {
+    let destination = find(&state, &caller, &name).await?;
+    let gateway = state.gateway(&caller)?;
+    let records = state.destination_tests(&caller);
+    let before = records.find(&name).await?;
+    let asker = Asker { by: caller.token.clone(), client };
+    let view = gateway.view();
+    let report = trace::test(&state.data_plane, &caller.environment, &destination, &view, asker).await;
+    // The answer stands, whether or not it can be kept.
+    if let Err(error) = records.put(&report).await {
+        warn!(%name, %error, "A test of a destination could not be kept");
+    }
+    if report.is_unreachable()
+        && !before.is_some_and(|before| before.is_unreachable())
+        && let Err(error) = gateway.tell_unreachable(name.clone(), report.summary.clone()).await
+    {
+        warn!(%name, %error, "Nobody could be told of a destination that is not reached");
+    }
+    Ok(Answer(report))
 }
 
 async fn find(state: &AppState, caller: &Caller, name: &Name) -> Result<Destination, Problem> {
@@ -188,6 +218,10 @@ fn merge(target: &mut Value, patch: Value) {
 impl AppState {
     fn destinations(&self, caller: &Caller) -> Destinations {
         Destinations::new(self.store.clone(), &caller.environment)
+    }
+
+    fn destination_tests(&self, caller: &Caller) -> TestRecords {
+        TestRecords::new(self.store.clone(), &caller.environment)
     }
 }
 

@@ -18,7 +18,7 @@ use super::problem::Problem;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long a request has, from its head to the head of its answer. Longer than the longest
-/// handler needs: testing a destination, [`super::destinations::TEST_TIMEOUT`].
+/// handler needs: testing a destination, [`crate::trace::TEST_TIMEOUT`].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Said with every answer. The built-in page has no script, style sheet, image or form to allow.

@@ -265,6 +265,7 @@ fn receive(
         }
         AgentMessage::RaftReply(reply) => return link.answered(reply),
         AgentMessage::Present { .. } => return link.is_here(),
+        AgentMessage::DestinationProbed(answer) => return link.probed(answer),
         AgentMessage::AskGateway { id } => Event::Asked { link: link.clone(), id },
         AgentMessage::Report(report) => Event::Reported { link: link.clone(), report },
         AgentMessage::Leaving {} => Event::Leaving { link: link.clone() },

@@ -8,6 +8,7 @@ pub mod fence;
 pub mod guests;
 pub mod handshake;
 pub mod keeper;
+pub mod probing;
 pub mod proxy_processor;
 pub mod registry;
 pub mod seating;
@@ -34,6 +35,8 @@ pub enum Command {
     EndDrain { reply: oneshot::Sender<Result<(), CommandError>> },
     /// Restart the agent of this Process Server.
     Restart { name: Name, reply: oneshot::Sender<Result<(), CommandError>> },
+    /// A test has shown that nobody reaches this destination any more: tell it.
+    Unreachable { destination: Name, summary: String, reply: oneshot::Sender<Result<(), CommandError>> },
     /// Process Servers were marked, unmarked or removed in the store, or alerts set: read them again.
     Reload { reply: oneshot::Sender<Result<(), CommandError>> },
 }
@@ -104,6 +107,11 @@ impl Gateway {
     /// Tells an agent to restart. Returns when it was told.
     pub async fn restart(&self, name: Name) -> Result<(), CommandError> {
         self.command(|reply| Command::Restart { name, reply }).await
+    }
+
+    /// Tells whoever wants to hear of it that nobody reaches a destination any more.
+    pub async fn tell_unreachable(&self, destination: Name, summary: String) -> Result<(), CommandError> {
+        self.command(|reply| Command::Unreachable { destination, summary, reply }).await
     }
 
     /// To be called after Process Servers or the settings of alerts changed in the store.

@@ -24,6 +24,8 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::probing::Probing;
+
 /// The longest a relayed call may take, whatever its sender asks for: a Raft snapshot over a slow line.
 const CALL_MS_MAX: u64 = 60_000;
 /// The longest reason a report may give, in bytes.
@@ -50,6 +52,7 @@ pub struct AgentLink {
     heard_ms: AtomicU64,
     present: Notify,
     report: Mutex<Option<AgentReport>>,
+    pub(super) probing: Probing,
 }
 
 impl AgentLink {
@@ -78,6 +81,7 @@ impl AgentLink {
             heard_ms: AtomicU64::new(0),
             present: Notify::new(),
             report: Mutex::default(),
+            probing: Probing::default(),
         }
     }
 

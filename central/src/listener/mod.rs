@@ -28,8 +28,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use proto::{EnvironmentName, Name, driver::ResetCode};
+use probe::Target;
+use proto::{EnvironmentName, Name, driver::ResetCode, trace::Hop};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -48,8 +48,8 @@ pub use self::{
     park::{NotOpened, Opener, Through},
 };
 use crate::{
-    admin::data_plane::{DataPlane, Listening, OpenFailure, Opened},
-    destination::Destinations,
+    admin::data_plane::{Listening, OpenFailure, TriedOut},
+    destination::{Destination, Destinations},
     events::{Events, NewEvent},
     gateway::environment::ActiveTunnel,
     store::SharedStore,
@@ -57,6 +57,8 @@ use crate::{
 
 /// Events of one Environment's entrances on their way to the store.
 const EVENTS_MAX: usize = 64;
+/// How long a tested destination has for TLS and for its greeting, each.
+const WORDS_LIMIT: Duration = Duration::from_secs(4);
 
 /// What one destination's listener does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,27 +172,49 @@ impl Listeners {
     }
 }
 
-#[async_trait]
-impl DataPlane for Listeners {
-    async fn open(&self, environment: &EnvironmentName, destination: &Name) -> Result<Opened, OpenFailure> {
+impl Listeners {
+    /// Opens a stream to the destination through the active tunnel, says its first words, closes it. The caller
+    /// sets the deadline by dropping the future.
+    ///
+    /// # Errors
+    /// Why no stream came to be.
+    pub async fn try_out(
+        &self,
+        environment: &EnvironmentName,
+        destination: &Destination,
+    ) -> Result<TriedOut, OpenFailure> {
         let began = Instant::now();
         let environment = self.environments.get(environment).ok_or(OpenFailure::NoTunnel)?;
-        let found = environment.destinations.find(destination).await;
-        let destination = found
-            .map_err(|error| OpenFailure::Central(error.to_string()))?
-            .ok_or_else(|| OpenFailure::Central(format!("no destination is named {destination}")))?;
-        match environment.opener.open(&destination, Duration::ZERO).await {
-            Ok(Through { via, .. }) => Ok(Opened { via, took: began.elapsed() }),
+        match environment.opener.open(destination, Duration::ZERO).await {
+            Ok(Through { stream, via }) => {
+                let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let url = &destination.url;
+                let target = Target {
+                    kind: destination.kind.as_str(),
+                    host: url.host(),
+                    port: url.port(),
+                    path: url.path(),
+                };
+                let words = probe::first_words(stream, target, WORDS_LIMIT).await;
+                Ok(TriedOut { via, ms, words })
+            }
             Err(NotOpened::NoTunnel(_)) => Err(OpenFailure::NoTunnel),
-            Err(NotOpened::Full { via, reason }) => Err(OpenFailure::Refused { via, reason }),
+            Err(NotOpened::Full { via, reason }) => {
+                Err(OpenFailure::Refused { via, at: Hop::Tunnel, reason })
+            }
             Err(NotOpened::Refused { via, reset }) => Err(match reset.code {
                 ResetCode::TUNNEL_LOST | ResetCode::GOING_AWAY => OpenFailure::TunnelLost { via },
-                _ => OpenFailure::Refused { via, reason: reset.reason().to_owned() },
+                ResetCode::NOT_ALLOWED => {
+                    OpenFailure::Refused { via, at: Hop::AllowList, reason: reset.reason().to_owned() }
+                }
+                _ => OpenFailure::Refused { via, at: Hop::Connect, reason: reset.reason().to_owned() },
             }),
         }
     }
 
-    async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
+    /// Waits until the listener of an enabled destination is open or has failed; for ever if it never is one of
+    /// them. Cancel-safe.
+    pub async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
         let Some(environment) = self.environments.get(environment) else { return pending().await };
         let Ok(Some(record)) = environment.destinations.find(destination).await else {
             return pending().await;
@@ -205,7 +229,8 @@ impl DataPlane for Listeners {
         }
     }
 
-    fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening {
+    /// What the destination's listener does at this moment.
+    pub fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening {
         let environment = self.environments.get(environment);
         let state = environment.and_then(|environment| {
             environment.published.borrow().get(destination).map(|shown| shown.state.clone())

@@ -248,12 +248,16 @@ async fn an_address_in_use_is_told_and_taken_once_it_is_free() {
 #[tokio::test]
 async fn a_test_opens_a_real_stream_and_says_through_whom() {
     let world = World::new(PATIENT).await;
-    world.add(json!({"name": "db", "url": "tcp://db.example:5432", "enabled": false})).await;
-    let failed = world.listeners.open(&world.environment, &name("db")).await;
+    let db = stage::destination("db", "ssh://db.example:22");
+    let failed = world.listeners.try_out(&world.environment, &db).await;
     assert_eq!(failed.unwrap_err(), OpenFailure::NoTunnel);
-    let _agent = world.gate.connect("agent-1", echo);
-    let opened = world.listeners.open(&world.environment, &name("db")).await.unwrap();
-    assert_eq!(opened.via.as_str(), "agent-1");
+    let _agent = world.gate.connect("agent-1", |incoming| async move {
+        let mut stream = incoming.accept();
+        stream.write_all(b"SSH-2.0-here\r\n").await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let tried = world.listeners.try_out(&world.environment, &db).await.unwrap();
+    assert_eq!((tried.via.as_str(), tried.words[1].detail.as_str()), ("agent-1", "\"SSH-2.0-here\""));
 }
 
 #[tokio::test]
@@ -322,7 +326,7 @@ impl World {
     }
 
     async fn patch(&self, destination: &str, patch: Value) {
-        let change = |before: &crate::destination::Destination| {
+        let change = |before: &Destination| {
             let mut value = serde_json::to_value(before).unwrap();
             value.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
             Ok::<_, DestinationError>(spec(value))

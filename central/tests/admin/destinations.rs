@@ -1,13 +1,12 @@
-use std::time::Duration;
-
 use axum::http::{Method, StatusCode};
 use central::admin::{
     Role,
-    data_plane::{OpenFailure, Opened},
+    data_plane::{OpenFailure, TriedOut},
 };
+use proto::trace::{Hop, Step};
 use serde_json::{Value, json};
 
-use crate::stage::{Reply, Stage, name};
+use crate::stage::{Reply, Stage, name, tried_out};
 
 const PATH: &str = "/api/v1/destinations";
 
@@ -21,7 +20,7 @@ async fn a_name_and_a_url_make_a_destination() {
         json!({
             "name": "db", "type": "postgresql", "url": "postgresql://db.example:5432", "direction": "to_site",
             "listen": "127.0.0.1:40000", "enabled": true, "limits": {"streams": 4096}, "tls": {},
-            "acl": {"clients": []},
+            "acl": {"clients": []}, "last_test": null,
         })
     );
     assert_eq!(stage.get(PATH).await.body, json!([made.body]));
@@ -91,28 +90,94 @@ async fn what_was_removed_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_test_says_who_reached_it_and_how_fast() {
-    let stage = Stage::new();
-    add(&stage, json!({"name": "db", "url": "tcp://db:1"})).await;
-    *stage.data_plane.opening.lock().unwrap() =
-        Some(Ok(Opened { via: name("gw-a"), took: Duration::from_millis(12) }));
-    let reached = json!({"reached": true, "ms": 12, "via": "gw-a", "reason": null});
-    assert_eq!(try_out(&stage).await.body, reached);
+async fn a_test_says_who_reached_it_how_fast_and_what_it_met() {
+    let stage = stage_with_two().await;
+    opens(&stage, Ok(tried_out("gw-a", 12)));
+    let body = try_out(&stage).await.body;
+    assert_eq!((&body["verdict"], &body["reached"], &body["ms"]), (&json!("pass"), &json!(true), &json!(12)));
+    assert_eq!((&body["via"], &body["reason"]), (&json!("gw-a"), &Value::Null));
+    let hops: Vec<_> = body["steps"].as_array().unwrap().iter().map(|step| &step["hop"]).collect();
+    let wanted = ["enabled", "listener", "tunnel", "allow_list", "dns", "connect", "tls", "greeting"];
+    assert_eq!(hops, wanted.each_ref());
+    assert_eq!(body["candidates"][0]["active"], true);
+}
+
+#[tokio::test]
+async fn the_newest_test_is_kept_with_its_time_until_the_destination_moves() {
+    let stage = stage_with_two().await;
+    opens(&stage, Ok(tried_out("gw-a", 12)));
+    let tested = try_out(&stage).await.body;
+    assert!(tested["at"].as_str().unwrap().ends_with('Z') && !tested["by"].as_str().unwrap().is_empty());
+    assert_eq!(stage.get("/api/v1/destinations/db").await.body["last_test"], tested);
+    let listed = &stage.get(PATH).await.body[0]["last_test"];
+    assert_eq!((&listed["summary"], &listed["steps"]), (&tested["summary"], &Value::Null));
+    patch(&stage, json!({"limits": {"streams": 3}})).await;
+    assert_eq!(stage.get("/api/v1/destinations/db").await.body["last_test"], tested);
+    assert_eq!(patch(&stage, json!({"url": "tcp://elsewhere:1"})).await.body["last_test"], Value::Null);
 }
 
 #[tokio::test]
 async fn a_test_that_fails_repeats_the_agents_own_reason() {
-    let stage = Stage::new();
-    add(&stage, json!({"name": "db", "url": "tcp://db:1"})).await;
-    let refused = OpenFailure::Refused { via: name("gw-a"), reason: "connection refused".into() };
-    *stage.data_plane.opening.lock().unwrap() = Some(Err(refused));
+    let stage = stage_with_two().await;
+    let refused =
+        OpenFailure::Refused { via: name("gw-a"), at: Hop::Connect, reason: "connection refused".into() };
+    opens(&stage, Err(refused));
     let body = try_out(&stage).await.body;
     assert_eq!(
         (&body["reached"], &body["via"], &body["reason"]),
         (&json!(false), &json!("gw-a"), &json!("connection refused"))
     );
-    *stage.data_plane.opening.lock().unwrap() = Some(Err(OpenFailure::NoTunnel));
+    opens(&stage, Err(OpenFailure::NoTunnel));
     assert!(try_out(&stage).await.body["reason"].as_str().unwrap().contains("no tunnel"));
+}
+
+#[tokio::test]
+async fn each_candidate_tells_what_its_own_host_sees() {
+    let stage = stage_with_two().await;
+    opens(&stage, Ok(tried_out("gw-a", 12)));
+    says(
+        &stage,
+        "gw-b",
+        Step::fail(Hop::AllowList, None, "db:1 is not in this agent's allow-list", "add it"),
+    );
+    let body = try_out(&stage).await.body;
+    assert_eq!(body["verdict"], "pass", "{body:#}");
+    let other = &body["candidates"][1];
+    assert_eq!((&other["name"], &other["verdict"]), (&json!("gw-b"), &json!("fail")));
+    assert!(body["summary"].as_str().unwrap().contains("gw-b could not take its place"), "{body:#}");
+}
+
+#[tokio::test]
+async fn what_nobody_reaches_any_more_is_told_once() {
+    let stage = stage_with_two().await;
+    let refused = OpenFailure::Refused { via: name("gw-a"), at: Hop::Connect, reason: "no route".into() };
+    opens(&stage, Err(refused));
+    for agent in ["gw-a", "gw-b"] {
+        says(&stage, agent, Step::fail(Hop::Connect, None, "no route", "check it"));
+    }
+    let told = || stage.orders.lock().unwrap().iter().filter(|order| order.starts_with("tell")).count();
+    try_out(&stage).await;
+    try_out(&stage).await;
+    assert_eq!(told(), 1);
+    opens(&stage, Ok(tried_out("gw-a", 12)));
+    try_out(&stage).await;
+    opens(&stage, Err(OpenFailure::NoTunnel));
+    try_out(&stage).await;
+    assert_eq!(told(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_come_in_is_told_where_it_stops() {
+    let stage = stage_with_two().await;
+    opens(&stage, Ok(tried_out("gw-a", 12)));
+    patch(&stage, json!({"acl": {"clients": ["10.0.0.0/8"]}})).await;
+    let body = json!({"client": "203.0.113.9"});
+    let body = stage.ask(Role::Operator, Method::POST, "/api/v1/destinations/db/test", body).await.body;
+    assert_eq!(
+        (&body["verdict"], &body["steps"][1]["verdict"]),
+        (&json!("fail"), &json!("fail")),
+        "{body:#}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,6 +187,27 @@ async fn a_test_of_a_silent_destination_ends_within_its_time() {
     let body = try_out(&stage).await.body;
     assert_eq!((&body["reached"], &body["ms"]), (&json!(false), &json!(20_000)));
     assert_eq!(body["reason"], "nobody answered within 20s");
+}
+
+/// Two candidates, one of them active, and a destination.
+async fn stage_with_two() -> Stage {
+    let stage = Stage::new();
+    for agent in ["gw-a", "gw-b"] {
+        stage.connect(agent).await;
+        stage.activate(agent).await;
+    }
+    stage.activate("gw-a").await;
+    add(&stage, json!({"name": "db", "url": "tcp://db:1"})).await;
+    stage
+}
+
+fn opens(stage: &Stage, opening: Result<TriedOut, OpenFailure>) {
+    *stage.data_plane.opening.lock().unwrap() = Some(opening);
+}
+
+fn says(stage: &Stage, agent: &str, step: Step) {
+    let agent = stage.candidate(agent);
+    stage.data_plane.answers.lock().unwrap().insert(agent, vec![step]);
 }
 
 async fn add(stage: &Stage, body: Value) -> Reply {

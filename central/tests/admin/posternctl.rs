@@ -2,10 +2,8 @@
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio, time::Duration};
 
-use central::admin::{
-    Role,
-    data_plane::{OpenFailure, Opened},
-};
+use central::admin::{Role, data_plane::OpenFailure};
+use proto::trace::Hop;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -16,7 +14,7 @@ use tokio::{
 use crate::{
     events::happen,
     server::Server,
-    stage::{Stage, name},
+    stage::{Stage, name, tried_out},
 };
 
 #[tokio::test]
@@ -105,10 +103,16 @@ async fn the_exit_code_of_a_test_is_whether_it_was_reached() {
     let world = World::start(Role::Administrator).await;
     assert_eq!(world.run("destinations add db postgresql://db.example").await.code, 0);
     let script = |result| *world.stage.data_plane.opening.lock().unwrap() = Some(result);
-    script(Ok(Opened { via: name("gw-a"), took: Duration::from_millis(12) }));
+    script(Ok(tried_out("gw-a", 12)));
     let reached = world.run("destinations test db").await;
-    assert_eq!((reached.code, reached.out.as_str()), (0, "db was reached through gw-a in 12 ms\n"));
-    script(Err(OpenFailure::Refused { via: name("gw-a"), reason: "not in the allow-list".into() }));
+    assert_eq!(reached.code, 0, "{reached:?}");
+    assert!(reached.out.contains("PASS") && reached.out.contains("allow-list"), "{reached:?}");
+    assert!(reached.err.contains("db answers through gw-a in 12 ms: well met"), "{reached:?}");
+    script(Err(OpenFailure::Refused {
+        via: name("gw-a"),
+        at: Hop::AllowList,
+        reason: "not in the allow-list".into(),
+    }));
     let refused = world.run("destinations test db").await;
     assert_eq!(refused.code, 1);
     assert!(refused.err.contains("not in the allow-list"), "{refused:?}");

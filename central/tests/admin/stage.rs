@@ -16,12 +16,14 @@ use axum::{
 use central::{
     admin::{
         self, ApiTokens, AppState, DataPlane, Role,
-        data_plane::{Listening, OpenFailure, Opened},
+        data_plane::{Listening, OpenFailure, TriedOut},
     },
+    destination::Destination,
     enrolment::{Ca, Enrolment},
     gateway::{
         Command, CommandError, DrainView, Gateway, GatewayView, Gateways,
         guests::StreamView,
+        probing::NotAsked,
         view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
@@ -31,7 +33,11 @@ use central::{
     },
 };
 use durable::Durable;
-use proto::{AgentId, BootId, EnvironmentName, Epoch, Fingerprint, Name, hello::SystemInformation};
+use proto::{
+    AgentId, BootId, EnvironmentName, Epoch, Fingerprint, Name,
+    hello::SystemInformation,
+    trace::{Ask, Hop, Step},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -196,6 +202,12 @@ impl Stage {
         });
     }
 
+    /// The agent of a candidate.
+    pub(crate) fn candidate(&self, text: &str) -> AgentId {
+        let view = self.view.borrow();
+        view.candidates.iter().find(|candidate| candidate.name.as_str() == text).unwrap().agent
+    }
+
     /// Changes what the gateway room shows.
     pub(crate) fn look(&self, change: impl FnOnce(&mut GatewayView)) {
         self.view.send_modify(|view| change(Arc::make_mut(view)));
@@ -245,6 +257,10 @@ async fn gateway_task(
                     }
                 };
                 reply.send(result).unwrap();
+            }
+            Command::Unreachable { summary, reply, .. } => {
+                note(format!("tell: {summary}"));
+                reply.send(Ok(())).unwrap();
             }
             Command::Drains { reply } => reply.send(Ok(drains(&view.borrow()))).unwrap(),
             Command::EndDrain { reply } => {
@@ -297,12 +313,14 @@ fn candidate(record: &ProcessServer, view: &GatewayView) -> CandidateView {
 #[derive(Default)]
 pub(crate) struct ScriptedDataPlane {
     /// What opening a stream comes to; nothing at all while it is `None`.
-    pub(crate) opening: Mutex<Option<Result<Opened, OpenFailure>>>,
+    pub(crate) opening: Mutex<Option<Result<TriedOut, OpenFailure>>>,
+    /// What agents answer when they are asked.
+    pub(crate) answers: Mutex<BTreeMap<AgentId, Vec<Step>>>,
 }
 
 #[async_trait]
 impl DataPlane for ScriptedDataPlane {
-    async fn open(&self, _: &EnvironmentName, _: &Name) -> Result<Opened, OpenFailure> {
+    async fn try_out(&self, _: &EnvironmentName, _: &Destination) -> Result<TriedOut, OpenFailure> {
         let opening = self.opening.lock().unwrap().clone();
         match opening {
             Some(result) => result,
@@ -310,11 +328,21 @@ impl DataPlane for ScriptedDataPlane {
         }
     }
 
+    async fn ask(&self, _: &EnvironmentName, agent: AgentId, _: Ask) -> Result<Vec<Step>, NotAsked> {
+        self.answers.lock().unwrap().get(&agent).cloned().ok_or(NotAsked::NoAnswer)
+    }
+
     async fn settled(&self, _: &EnvironmentName, _: &Name) {}
 
     fn listening(&self, _: &EnvironmentName, _: &Name) -> Listening {
         Listening::At(([127, 0, 0, 1], 40_000).into())
     }
+}
+
+/// A stream that came to be, to something that answered.
+pub(crate) fn tried_out(via: &str, ms: u64) -> TriedOut {
+    let words = [Step::skip(Hop::Tls, "spoken without"), Step::pass(Hop::Greeting, Some(1), "well met")];
+    TriedOut { via: name(via), ms, words }
 }
 
 fn system_of(hostname: &str) -> SystemInformation {

@@ -38,6 +38,7 @@ async fn an_agent_of_a_newer_version_is_told_to_upgrade_central_first() {
         peer_addrs: Vec::new(),
         unix_ms: now_ms(),
         system: SystemInformation::default(),
+        features: Vec::new(),
     };
 
     let mut socket = connect(&identity_of(&host), CONTROL_PATH, CONTROL_SUBPROTOCOL).await;

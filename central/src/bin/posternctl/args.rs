@@ -116,8 +116,13 @@ pub(crate) enum Destinations {
     List,
     /// Shows one.
     Show { name: Name },
-    /// Opens a real stream to NAME through the gateway and says what came of it.
-    Test { name: Name },
+    /// Tries every hop to NAME, through the gateway and from each candidate, and says what to do next.
+    Test {
+        name: Name,
+        /// Also judges NAME's access list for a client with this address.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<std::net::IpAddr>,
+    },
     /// Adds one.
     Add(AddDestination),
     /// Opens its listener again.

@@ -3,12 +3,14 @@
 use proto::Name;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
 use crate::{
     args::{AddDestination, Destinations},
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, or_dash, plain, yes},
+    screen::{Screen, ago, or_dash, yes},
+    trial,
 };
 
 /// A destination, as far as tables show it.
@@ -23,15 +25,15 @@ struct Destination {
     enabled: bool,
     #[serde(default)]
     problem: Option<String>,
+    last_test: Option<LastTest>,
 }
 
-/// What came of a test.
 #[derive(Debug, Deserialize)]
-struct Tested {
-    reached: bool,
-    ms: u64,
-    via: Option<String>,
-    reason: Option<String>,
+struct LastTest {
+    summary: String,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    by: String,
 }
 
 pub(crate) async fn run(command: Destinations, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
@@ -50,7 +52,7 @@ pub(crate) async fn run(command: Destinations, client: &Client, screen: &mut Scr
             }
             details(&read(&answer)?, screen)
         }
-        Destinations::Test { name } => test(&name, client, screen).await,
+        Destinations::Test { name, client: wanted } => trial::run(&name, wanted, client, screen).await,
         Destinations::Add(add) => {
             let answer = client.post("destinations", new_destination(&add)).await?;
             if screen.is_json() {
@@ -77,23 +79,6 @@ async fn enable(name: &Name, enabled: bool, client: &Client, screen: &mut Screen
     let answer = client.patch(&path(name), json!({ "enabled": enabled })).await?;
     screen.talk(&format!("{name} is {}.", if enabled { "enabled" } else { "disabled" }));
     if screen.is_json() { Ok(screen.json(&answer)?) } else { Ok(()) }
-}
-
-/// A destination that was not reached is a failure: scripts ask by the exit code.
-async fn test(name: &Name, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let answer = client.post(&format!("{}/test", path(name)), json!({})).await?;
-    let tested: Tested = read(&answer)?;
-    let via = tested.via.map(|via| format!(" through {via}")).unwrap_or_default();
-    let reason = tested.reason.unwrap_or_else(|| "no reason was given".to_owned());
-    if screen.is_json() {
-        screen.json(&answer)?;
-    } else if tested.reached {
-        screen.line(&format!("{name} was reached{via} in {} ms", tested.ms))?;
-    }
-    if tested.reached {
-        return Ok(());
-    }
-    Err(Failure::Failed(format!("{name} was not reached{via} after {} ms: {}", tested.ms, plain(&reason))))
 }
 
 fn path(name: &Name) -> String {
@@ -144,7 +129,12 @@ fn details(destination: &Destination, screen: &mut Screen) -> Result<(), Failure
         ("Listen", or_dash(destination.listen.as_ref())),
         ("Enabled", yes(destination.enabled)),
         ("Problem", or_dash(destination.problem.as_ref())),
+        ("Last test", destination.last_test.as_ref().map_or_else(|| "never".to_owned(), tested)),
     ])?)
+}
+
+fn tested(test: &LastTest) -> String {
+    format!("{}, by {}: {}", ago(test.at, OffsetDateTime::now_utc()), test.by, test.summary)
 }
 
 #[cfg(test)]

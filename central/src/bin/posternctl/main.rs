@@ -18,6 +18,7 @@ mod screen;
 mod secret_file;
 mod status;
 mod tokens;
+mod trial;
 
 use std::process::ExitCode;
 

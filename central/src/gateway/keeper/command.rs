@@ -32,6 +32,12 @@ impl Keeper {
                 };
                 let _ = reply.send(result);
             }
+            Command::Unreachable { destination, summary, reply } => {
+                self.note("destination_unreachable", summary.clone());
+                let details = [("destination", destination.to_string())];
+                self.tell_of(alerting::Kind::DestinationUnreachable, summary, &details);
+                let _ = reply.send(Ok(()));
+            }
             Command::Drains { reply } => drop(reply.send(Ok(self.drains()))),
             Command::EndDrain { reply } => {
                 let _ = reply.send(self.order_end_of_drain().await);

@@ -168,8 +168,13 @@ fn severity(code: &str) -> Severity {
     match code {
         "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
         "gateway_down" | "event_raised" => Severity::Error,
-        "tunnel_lost" | "candidate_given_up" | "switch_failed" | "agent_disconnected"
-        | "candidate_silent" | "tolerance_lost" => Severity::Warning,
+        "tunnel_lost"
+        | "candidate_given_up"
+        | "switch_failed"
+        | "agent_disconnected"
+        | "candidate_silent"
+        | "tolerance_lost"
+        | "destination_unreachable" => Severity::Warning,
         _ => Severity::Info,
     }
 }
