@@ -26,6 +26,7 @@ use crate::{
         keeper::{self, Event, Keeper, Rooms},
     },
     listener::{self, Listeners},
+    people::{People, PeopleError, Secret},
     process_server::{ProcessServers, group::Groups},
     records,
     store::{SharedStore, StoreError, sled::SledStore},
@@ -61,6 +62,10 @@ pub enum BuildError {
     Listen { what: &'static str, setting: &'static str, address: SocketAddr, source: io::Error },
     #[error("the first administrator's token cannot be made: {0}")]
     FirstToken(String),
+    #[error("the link for the first administrator cannot be made")]
+    SetUp(#[from] PeopleError),
+    #[error("{path} cannot be written")]
+    SetUpFile { path: PathBuf, source: io::Error },
 }
 
 /// Where central listens.
@@ -87,6 +92,7 @@ pub struct App {
     disk: Arc<Durable>,
     state: AppState,
     data_dir: PathBuf,
+    public_host: Option<String>,
 }
 
 /// Central, going.
@@ -167,6 +173,7 @@ impl App {
             .public_url
             .as_ref()
             .map_or_else(|| format!("https://{}", addresses.tunnel), ToString::to_string);
+        let people = People::new(store.clone(), config.admin.sessions);
         let state = AppState {
             store: store.clone(),
             gateways: gateways.clone(),
@@ -174,7 +181,8 @@ impl App {
                 listeners: listeners.clone(),
                 environments: environments.clone(),
             }),
-            api_tokens: ApiTokens::new(store),
+            api_tokens: ApiTokens::new(store, people.last_use().clone()),
+            people,
             enrolment: enrolment.clone(),
             alert_rules: rules,
             alert_courier: courier,
@@ -201,6 +209,7 @@ impl App {
             disk,
             state,
             data_dir,
+            public_host: config.tunnel.names.first().cloned(),
         };
         app.first_tokens(&config.environments).await?;
         Ok(app)
@@ -242,12 +251,56 @@ impl App {
             if file.exists() || !tokens.list(environment).await?.is_empty() {
                 continue;
             }
-            let made = tokens.create(environment, Role::CloudAdministrator, None, None).await;
+            let made = tokens.create(environment, Role::CloudAdministrator, None, None, None).await;
             let (text, _) = made.map_err(|error| failed(&error))?;
             secret_file::write(&file, format!("{}\n", text.reveal()).as_bytes())
                 .map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+
+    /// While nobody can sign in to an Environment: a link each that makes its first Cloud Administrator, in the
+    /// log and in the data directory. Those of an earlier start work no more.
+    pub async fn offer_set_up(&self) -> Result<(), BuildError> {
+        let names = self.environments.keys();
+        let links = self.state.people.first_run(names, OffsetDateTime::now_utc()).await?;
+        let path = self.data_dir.join("setup.url");
+        let failed = |source| BuildError::SetUpFile { path: path.clone(), source };
+        if links.is_empty() {
+            return match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+                _ => Ok(()),
+            };
+        }
+        let mut text = String::new();
+        for (environment, secret) in links {
+            let url = self.page(&format!("/setup/{}", secret.reveal()));
+            tracing::info!(%environment, %url, "Nobody can sign in yet: open this link to make the first Cloud Administrator");
+            text.push_str(&format!("{url}\n"));
+        }
+        secret_file::write(&path, text.as_bytes()).map_err(failed)
+    }
+
+    /// The path of a link that signs in to the first Environment as the Cloud Administrator `name`, once, within
+    /// minutes: for [`crate::dev`] alone.
+    pub async fn sign_in_path(&self, name: &proto::Name) -> Result<String, PeopleError> {
+        let people = &self.state.people;
+        let now = OffsetDateTime::now_utc();
+        people.first_run([], now).await?;
+        let environment = self.environments.keys().next();
+        let environment = environment.ok_or_else(|| PeopleError::Unknown(name.clone()))?;
+        let secret: Secret = people.sign_in_link(environment, name, now).await?;
+        Ok(format!("/sign-in/once/{}", secret.reveal()))
+    }
+
+    /// A page's URL as somebody on this machine, or the host that agents dial, would write it.
+    fn page(&self, path: &str) -> String {
+        let admin = self.addresses.admin;
+        match &self.public_host {
+            Some(host) if admin.ip().is_unspecified() => format!("https://{host}:{}{path}", admin.port()),
+            _ if admin.ip().is_unspecified() => format!("https://localhost:{}{path}", admin.port()),
+            _ => format!("https://{admin}{path}"),
+        }
     }
 
     /// Sets everything going.
@@ -301,6 +354,11 @@ impl App {
                 () = records::until_useless(&disk, tunnels) => {}
             }
             "the keeping of central's records"
+        });
+        let (stop, people) = (cancel.clone(), self.state.people);
+        parts.spawn(async move {
+            people.keep(stop).await;
+            "the keeping of sessions"
         });
         Running { parts, keepers, environments: self.environments, cancel, close_listeners }
     }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod alerts;
 pub mod app;
+pub mod budgets;
 pub mod cidr;
 pub mod config;
 pub mod destination;
@@ -12,6 +13,7 @@ pub mod enrolment;
 pub mod events;
 pub mod gateway;
 pub mod listener;
+pub mod people;
 pub mod process_server;
 pub mod records;
 pub mod store;

@@ -82,6 +82,9 @@ async fn serve(config: Config) -> ExitCode {
         token = %app.admin_token_file().display(),
         "Central is up"
     );
+    if let Err(error) = app.offer_set_up().await {
+        return failed(PROGRAM, &error);
+    }
     let mut running = app.spawn();
     if let Err(error) = watchdog::start() {
         tracing::warn!(%error, "Central runs without a watchdog: a thread for it could not be started");

@@ -25,12 +25,16 @@ pub(super) struct TokenAnswer {
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
+    created_by: Option<String>,
+    /// To the minute.
+    #[serde(with = "time::serde::rfc3339::option")]
+    last_used: Option<OffsetDateTime>,
 }
 
-impl From<TokenRecord> for TokenAnswer {
-    fn from(token: TokenRecord) -> Self {
-        let TokenRecord { id, name, role, created_at, expires_at, .. } = token;
-        Self { id, name, role, created_at, expires_at }
+impl TokenAnswer {
+    fn of(token: TokenRecord, last_used: Option<OffsetDateTime>) -> Self {
+        let TokenRecord { id, name, role, created_at, expires_at, created_by, .. } = token;
+        Self { id, name, role, created_at, expires_at, created_by, last_used }
     }
 }
 
@@ -38,8 +42,12 @@ pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
 ) -> Result<Answer<Vec<TokenAnswer>>, Problem> {
-    let tokens = state.api_tokens.list(&caller.environment).await?;
-    Ok(Answer(tokens.into_iter().map(TokenAnswer::from).collect()))
+    let mut answers = Vec::new();
+    for token in state.api_tokens.list(&caller.environment).await? {
+        let last_used = state.api_tokens.last_used(&token).await?;
+        answers.push(TokenAnswer::of(token, last_used));
+    }
+    Ok(Answer(answers))
 }
 
 /// The body of `POST /api-tokens`.
@@ -70,10 +78,15 @@ pub(super) async fn create(
     if new.role > caller.role {
         return Err(Problem::forbidden(new.role, caller.role));
     }
-    let (text, record) = state.api_tokens.create(&caller.environment, new.role, new.name, new.ttl).await?;
+    let by = Some(caller.who.to_string());
+    let (text, record) =
+        state.api_tokens.create(&caller.environment, new.role, new.name, new.ttl, by).await?;
     let made = format!("API token {} with the role {} was made", record.id, record.role);
     state.note(&caller, "api_token_made", made).await;
-    Ok((StatusCode::CREATED, Answer(Created { token: text.reveal().to_owned(), about: record.into() })))
+    Ok((
+        StatusCode::CREATED,
+        Answer(Created { token: text.reveal().to_owned(), about: TokenAnswer::of(record, None) }),
+    ))
 }
 
 pub(super) async fn revoke(

@@ -1,40 +1,101 @@
-//! Turns a request's bearer token into a [`Caller`], or refuses it.
+//! Turns a request's bearer token or session cookie into a [`Caller`], or refuses it.
+//!
+//! A token in the header speaks louder than a cookie: it was put there on purpose. A request that counts on a
+//! cookie must come from our own pages if it may change anything.
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use time::OffsetDateTime;
 
-use super::{AppState, problem::Problem, rights::Role};
+use super::{
+    AppState,
+    client::session_of,
+    problem::Problem,
+    rights::{Caller, Needs, Who},
+    same_origin::{self, From},
+};
+use crate::people::Secret;
 
-/// The layer in front of each route that needs a role.
-pub(super) async fn at_least(
-    State((state, needed)): State<(AppState, Role)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match admit(&state, needed, request.headers()).await {
+/// What stands in front of a route.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) state: AppState,
+    pub(super) needs: Needs,
+}
+
+/// How a request proves who sends it.
+enum Proof<'a> {
+    Token(&'a str),
+    Cookie(Secret),
+    None,
+}
+
+/// The layer in front of each route that needs a role, or wants to know who comes.
+pub(super) async fn at_gate(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    match gate.admit(request.method(), request.headers()).await {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn admit(
-    state: &AppState,
-    needed: Role,
-    headers: &HeaderMap,
-) -> Result<super::rights::Caller, Problem> {
-    let token = bearer(headers).ok_or_else(Problem::unauthenticated)?;
-    let caller = state.api_tokens.verify(token).await?.ok_or_else(Problem::unauthenticated)?;
-    if caller.role < needed {
-        return Err(Problem::forbidden(needed, caller.role));
+impl Gate {
+    async fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
+        let proof = proof(headers);
+        let may_change = same_origin::may_change(method);
+        match (&proof, same_origin::from(headers)) {
+            (Proof::Token(_), _) | (_, From::Here) => {}
+            (_, From::Elsewhere) if may_change => return Err(Problem::cross_site()),
+            // A browser that says nothing is too old to be protected; a program has tokens.
+            (Proof::Cookie(_), From::Nowhere) if may_change => return Err(Problem::cross_site()),
+            (_, From::Elsewhere | From::Nowhere) => {}
+        }
+        let caller = caller_by(&self.state, proof).await?;
+        let Needs::Role(needed) = self.needs else { return Ok(caller) };
+        let caller = caller.ok_or_else(Problem::unauthenticated)?;
+        if caller.role < needed {
+            return Err(Problem::forbidden(needed, caller.role));
+        }
+        Ok(Some(caller))
     }
-    Ok(caller)
+}
+
+/// Who sends a request with these headers, if anybody we know: for pages, which decide for themselves what to show.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn caller_of(state: &AppState, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
+    caller_by(state, proof(headers)).await
+}
+
+async fn caller_by(state: &AppState, proof: Proof<'_>) -> Result<Option<Caller>, Problem> {
+    match proof {
+        Proof::Token(token) => Ok(state.api_tokens.verify(token).await?),
+        Proof::Cookie(secret) => {
+            let session = state.people.session(&secret, OffsetDateTime::now_utc()).await?;
+            Ok(session.map(|(session, user)| Caller {
+                environment: session.environment.clone(),
+                role: user.role,
+                who: Who::User(Box::new(session)),
+            }))
+        }
+        Proof::None => Ok(None),
+    }
+}
+
+fn proof(headers: &HeaderMap) -> Proof<'_> {
+    if let Some(token) = bearer(headers) {
+        return Proof::Token(token);
+    }
+    session_of(headers).map_or(Proof::None, Proof::Cookie)
 }
 
 /// The token of the one `Authorization` header; two headers are one too many to trust.

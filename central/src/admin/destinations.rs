@@ -175,7 +175,7 @@ pub(super) async fn test(
     let gateway = state.gateway(&caller)?;
     let records = state.destination_tests(&caller);
     let before = records.find(&name).await?;
-    let asker = Asker { by: caller.token.clone(), client };
+    let asker = Asker { by: caller.who.to_string(), client };
     let view = gateway.view();
     let report = trace::test(&state.data_plane, &caller.environment, &destination, &view, asker).await;
     // The answer stands, whether or not it can be kept.

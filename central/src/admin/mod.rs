@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   serve (TLS, bounds) ─► request (id, deadline, problems) ─► routes (who may) ─► one file a resource
+//!                                                               └ authenticate: token or session
 //! ```
 //!
 //! Every answer is decided from the store's records and the gateway room's snapshots; this room
@@ -11,6 +12,7 @@ pub mod agents;
 mod alerts;
 mod api_tokens;
 mod authenticate;
+pub mod client;
 pub mod data_plane;
 mod destinations;
 mod enrollment_tokens;
@@ -25,12 +27,16 @@ mod raft;
 pub mod request;
 pub mod rights;
 pub mod routes;
+mod same_origin;
 pub mod serve;
+pub mod sign_in;
 pub mod token;
+mod users;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub use agents::{EnrolmentState, enrolment_routes};
+pub use authenticate::caller_of;
 pub use data_plane::DataPlane;
 pub use rights::Role;
 pub use routes::router;
@@ -46,6 +52,7 @@ use crate::{
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
+    people::People,
     store::SharedStore,
 };
 use problem::Problem;
@@ -61,6 +68,7 @@ pub struct AppState {
     pub gateways: Gateways,
     pub data_plane: Arc<dyn DataPlane>,
     pub api_tokens: ApiTokens,
+    pub people: People,
     pub enrolment: Enrolment,
     /// Which addresses alerts may be sent to: the operator's word.
     pub alert_rules: alerting::AddressRules,

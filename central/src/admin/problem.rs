@@ -4,6 +4,8 @@
 //! request id is known. Inside a problem stands only what the caller may know; the rest is logged
 //! where the problem is made.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
@@ -23,6 +25,8 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     errors: Vec<FieldError>,
+    /// When it is worth trying again.
+    retry_after: Option<Duration>,
 }
 
 /// What is wrong with one field of the request.
@@ -47,7 +51,7 @@ struct ProblemBody<'a> {
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new() }
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None }
     }
 
     /// The request itself is wrong.
@@ -91,20 +95,49 @@ impl Problem {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "unauthenticated",
-            "this needs a valid API token in the header 'Authorization: Bearer TOKEN'",
+            "sign in, or send a valid API token in the header 'Authorization: Bearer TOKEN'",
         )
+    }
+
+    /// A browser was made to send this by a page that is not ours.
+    pub fn cross_site() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "cross_site",
+            "with a session, changes are taken from central's own pages only; programs use an API token",
+        )
+    }
+
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 
     pub fn forbidden(needed: Role, has: Role) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "forbidden",
-            format!("this needs the role {needed}, and the token has the role {has}"),
+            format!("this needs the role {needed}, and you have the role {has}"),
         )
     }
 
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// One word for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// One sentence for people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Which fields are wrong.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
     }
 
     /// The answer, body included.
@@ -126,6 +159,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
         response
     }

@@ -21,9 +21,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// handler needs: testing a destination, [`crate::trace::TEST_TIMEOUT`].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Said with every answer. The built-in page has no script, style sheet, image or form to allow.
+/// Said with every answer. The API has nothing that a browser should show; pages say their own.
 const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
-    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -33,13 +32,16 @@ const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
+/// Paths whose last part is a secret: the log gets them without it.
+const SECRET_PATHS: [&str; 2] = ["/setup/", "/sign-in/once/"];
 
 /// The outermost layer.
 pub(super) async fn around(request: Request, next: Next) -> Response {
     // Ours, never the caller's: an id that somebody else may choose proves nothing in a log.
     let request_id = format!("{:016x}", rand::random::<u64>());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, path) = (request.method().clone(), loggable(request.uri().path()));
     let started = Instant::now();
     let span = info_span!("request", request_id);
     let answered = timeout(REQUEST_TIMEOUT, next.run(request).instrument(span.clone())).await;
@@ -67,8 +69,27 @@ pub(super) async fn around(request: Request, next: Next) -> Response {
     });
     let headers = response.headers_mut();
     headers.extend(SAFE_HEADERS);
+    // Only what never changes under its name may be kept, and says so itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, value);
     }
     response
+}
+
+fn loggable(path: &str) -> String {
+    let secret = SECRET_PATHS.iter().find(|before| path.len() > before.len() && path.starts_with(**before));
+    secret.map_or_else(|| path.to_owned(), |before| format!("{before}***"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_in_a_path_reaches_no_log() {
+        assert_eq!(loggable("/setup/abc"), "/setup/***");
+        assert_eq!(loggable("/sign-in/once/abc/d"), "/sign-in/once/***");
+        assert_eq!(loggable("/api/v1/setup"), "/api/v1/setup");
+    }
 }

@@ -1,41 +1,13 @@
-//! Who may do what: four roles, each with all rights of the one before.
+//! Who is calling, and what a route asks of its caller.
 
 use std::fmt;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use proto::EnvironmentName;
-use serde::{Deserialize, Serialize};
+use proto::{EnvironmentName, Name};
 
 use super::problem::Problem;
-
-/// A role within one Environment. Ordered: a larger role may do all that a smaller one may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Also restarts, switches and tests.
-    Operator,
-    /// Also changes destinations and API tokens.
-    Administrator,
-    /// Also marks candidates, removes Process Servers and lets new agents in.
-    CloudAdministrator,
-}
-
-impl Role {
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Administrator, Self::CloudAdministrator];
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Viewer => "Viewer",
-            Self::Operator => "Operator",
-            Self::Administrator => "Administrator",
-            Self::CloudAdministrator => "Cloud Administrator",
-        })
-    }
-}
+pub use crate::people::Role;
+use crate::people::Session;
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,14 +18,41 @@ pub enum Needs {
     Role(Role),
 }
 
-/// Who is calling, as proved by a token. Handlers take it as an argument; it exists only behind
+/// Who is calling, as proved by a token or a session. Handlers take it as an argument; it exists only behind
 /// a route that needs a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub environment: EnvironmentName,
     pub role: Role,
-    /// The token's id, for logs and the audit: never its secret.
-    pub token: String,
+    pub who: Who,
+}
+
+/// As whom. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    Token { id: String, name: Option<Name> },
+    User(Box<Session>),
+}
+
+impl Who {
+    /// The session, where it is one.
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Self::User(session) => Some(session),
+            Self::Token { .. } => None,
+        }
+    }
+}
+
+/// The user's name, or the token's id and name.
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(session) => write!(f, "{}", session.user),
+            Self::Token { id, name: Some(name) } => write!(f, "token {name} ({id})"),
+            Self::Token { id, name: None } => write!(f, "token {id}"),
+        }
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -62,21 +61,5 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         // Refusing here too keeps a handler closed that was put on a route without a role.
         parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthenticated)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_role_has_the_rights_of_the_one_before() {
-        assert!(Role::ALL.is_sorted());
-        assert!(Role::CloudAdministrator > Role::Administrator && Role::Operator > Role::Viewer);
-    }
-
-    #[test]
-    fn roles_are_written_in_snake_case() {
-        assert_eq!(serde_json::to_string(&Role::CloudAdministrator).unwrap(), r#""cloud_administrator""#);
     }
 }

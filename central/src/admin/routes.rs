@@ -9,14 +9,16 @@ use axum::{
 };
 
 use super::{
-    API, AppState, alerts, api_tokens, authenticate, destinations, enrollment_tokens, events, gateway,
-    health, meta,
+    API, AppState, alerts, api_tokens,
+    authenticate::{self, Gate},
+    destinations, enrollment_tokens, events, gateway, health, meta,
     problem::Problem,
     process_servers, raft, request,
     rights::{
         Needs,
         Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
     },
+    sign_in, users,
 };
 use crate::ui;
 
@@ -35,6 +37,23 @@ pub fn table() -> Vec<Route> {
         open("/livez", health::live),
         open("/readyz", health::ready),
         open("/api/v1/meta", meta::show),
+        open("/sign-in/once/{secret}", sign_in::once),
+        open_get("/setup", sign_in::set_up_needed),
+        open_post("/setup", sign_in::begin_set_up),
+        open_post("/session", sign_in::begin),
+        get("/session", Viewer, sign_in::show),
+        delete("/session", Viewer, sign_in::end),
+        put("/session/password", Viewer, sign_in::change_password),
+        get("/sessions", Viewer, users::own_sessions),
+        delete("/sessions/{id}", Viewer, users::end_own_session),
+        get("/users", Administrator, users::list),
+        post("/users", Administrator, users::create),
+        get("/users/{name}", Administrator, users::show),
+        patch("/users/{name}", Administrator, users::change),
+        delete("/users/{name}", Administrator, users::remove),
+        get("/users/{name}/sessions", Administrator, users::sessions),
+        delete("/users/{name}/sessions", Administrator, users::end_sessions),
+        delete("/users/{name}/sessions/{id}", Administrator, users::end_session),
         get("/gateway", Viewer, gateway::show),
         post("/gateway/switch", Operator, gateway::switch),
         get("/gateway/drain", Viewer, gateway::drains),
@@ -78,12 +97,8 @@ pub fn router(state: AppState) -> Router {
 fn api_router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in table() {
-        let handler = match route.needs {
-            Needs::Nothing => route.handler,
-            Needs::Role(role) => {
-                route.handler.route_layer(from_fn_with_state((state.clone(), role), authenticate::at_least))
-            }
-        };
+        let gate = Gate { state: state.clone(), needs: route.needs };
+        let handler = route.handler.route_layer(from_fn_with_state(gate, authenticate::at_gate));
         router = router.route(&route.path, handler);
     }
     router
@@ -100,34 +115,38 @@ fn api_router(state: AppState) -> Router {
 }
 
 fn open<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Route {
-    Route {
-        method: Method::GET,
-        path: path.to_owned(),
-        needs: Needs::Nothing,
-        handler: on(MethodFilter::GET, handler),
-    }
+    let handler = on(MethodFilter::GET, handler);
+    Route { method: Method::GET, path: path.to_owned(), needs: Needs::Nothing, handler }
+}
+
+fn open_get<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Route {
+    api(Method::GET, path, Needs::Nothing, on(MethodFilter::GET, handler))
+}
+
+fn open_post<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Route {
+    api(Method::POST, path, Needs::Nothing, on(MethodFilter::POST, handler))
 }
 
 fn get<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
-    api(Method::GET, path, role, on(MethodFilter::GET, handler))
+    api(Method::GET, path, Needs::Role(role), on(MethodFilter::GET, handler))
 }
 
 fn post<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
-    api(Method::POST, path, role, on(MethodFilter::POST, handler))
+    api(Method::POST, path, Needs::Role(role), on(MethodFilter::POST, handler))
 }
 
 fn put<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
-    api(Method::PUT, path, role, on(MethodFilter::PUT, handler))
+    api(Method::PUT, path, Needs::Role(role), on(MethodFilter::PUT, handler))
 }
 
 fn patch<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
-    api(Method::PATCH, path, role, on(MethodFilter::PATCH, handler))
+    api(Method::PATCH, path, Needs::Role(role), on(MethodFilter::PATCH, handler))
 }
 
 fn delete<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
-    api(Method::DELETE, path, role, on(MethodFilter::DELETE, handler))
+    api(Method::DELETE, path, Needs::Role(role), on(MethodFilter::DELETE, handler))
 }
 
-fn api(method: Method, path: &str, role: Role, handler: MethodRouter<AppState>) -> Route {
-    Route { method, path: format!("{API}{path}"), needs: Needs::Role(role), handler }
+fn api(method: Method, path: &str, needs: Needs, handler: MethodRouter<AppState>) -> Route {
+    Route { method, path: format!("{API}{path}"), needs, handler }
 }

@@ -13,8 +13,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
-use super::rights::{Caller, Role};
-use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError};
+use super::rights::{Caller, Role, Who};
+use crate::{
+    people::LastUse,
+    store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction},
+};
 
 /// By id, under central itself: a token is looked up before its Environment is known.
 const API_TOKENS: Collection<TokenRecord> = Collection::new("api_tokens");
@@ -39,6 +42,9 @@ pub struct TokenRecord {
     pub created_at: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
+    /// Who asked for it.
+    #[serde(default)]
+    pub created_by: Option<String>,
 }
 
 /// The whole token: shown once, to whoever asked for it.
@@ -73,11 +79,17 @@ pub enum TokenError {
 #[derive(Clone)]
 pub struct ApiTokens {
     store: SharedStore,
+    last_use: LastUse,
 }
 
 impl ApiTokens {
-    pub fn new(store: SharedStore) -> Self {
-        Self { store }
+    pub fn new(store: SharedStore, last_use: LastUse) -> Self {
+        Self { store, last_use }
+    }
+
+    /// When a token was last used, to the minute.
+    pub async fn last_used(&self, token: &TokenRecord) -> Result<Option<OffsetDateTime>, StoreError> {
+        self.last_use.of(&use_key(&token.id)).await
     }
 
     /// Makes a token, valid for `ttl` or until it is revoked.
@@ -87,6 +99,7 @@ impl ApiTokens {
         role: Role,
         name: Option<Name>,
         ttl: Option<Duration>,
+        created_by: Option<String>,
     ) -> Result<(TokenText, TokenRecord), TokenError> {
         if ttl.is_some_and(|ttl| ttl > TTL_MAX) {
             return Err(TokenError::TooLong);
@@ -107,6 +120,7 @@ impl ApiTokens {
             secret_sha256: hash(&secret),
             created_at,
             expires_at: ttl.map(|ttl| created_at + ttl),
+            created_by,
         };
         let write = API_TOKENS.put(&Owner::Central, &record.id, Precondition::Absent, &record)?;
         self.store.commit(write.into()).await?;
@@ -123,13 +137,14 @@ impl ApiTokens {
         }
         let record = API_TOKENS.get(&*self.store, &Owner::Central, id).await?.map(|record| record.value);
         let Some(record) = record else { return Ok(None) };
+        let now = OffsetDateTime::now_utc();
         let same = bool::from(hash(secret).ct_eq(&record.secret_sha256));
-        let expired = record.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc());
-        Ok((same && !expired).then_some(Caller {
-            environment: record.environment,
-            role: record.role,
-            token: record.id,
-        }))
+        if !same || record.expires_at.is_some_and(|end| end <= now) {
+            return Ok(None);
+        }
+        self.last_use.note(&use_key(&record.id), now);
+        let who = Who::Token { id: record.id, name: record.name };
+        Ok(Some(Caller { environment: record.environment, role: record.role, who }))
     }
 
     /// The Environment's tokens, newest last.
@@ -161,8 +176,15 @@ impl ApiTokens {
     /// Makes it invalid at once. Revoking what is gone is no error.
     pub async fn revoke(&self, token: &TokenRecord) -> Result<(), StoreError> {
         let delete = API_TOKENS.delete(&Owner::Central, &token.id, Precondition::Any);
-        self.store.commit(delete.into()).await.map(drop)
+        let used = use_key(&token.id);
+        self.store.commit(Transaction::from(delete).with(self.last_use.deletion(&used))).await?;
+        self.last_use.forget(&used);
+        Ok(())
     }
+}
+
+fn use_key(id: &str) -> String {
+    format!("token/{id}")
 }
 
 /// Only what [`ApiTokens::create`] gives out reaches the store as a key.
@@ -184,15 +206,17 @@ mod tests {
     #[tokio::test]
     async fn a_token_speaks_for_its_environment_and_role() {
         let tokens = tokens();
-        let (text, record) = tokens.create(&env("prod"), Role::Operator, None, None).await.unwrap();
+        let (text, record) = tokens.create(&env("prod"), Role::Operator, None, None, None).await.unwrap();
         let caller = tokens.verify(text.reveal()).await.unwrap().unwrap();
-        assert_eq!(caller, Caller { environment: env("prod"), role: Role::Operator, token: record.id });
+        assert_eq!(tokens.last_used(&record).await.unwrap().map(|at| at >= record.created_at), Some(true));
+        let who = Who::Token { id: record.id, name: None };
+        assert_eq!(caller, Caller { environment: env("prod"), role: Role::Operator, who });
     }
 
     #[tokio::test]
     async fn a_token_changed_in_one_character_is_none() {
         let tokens = tokens();
-        let (text, _) = tokens.create(&env("prod"), Role::Viewer, None, None).await.unwrap();
+        let (text, _) = tokens.create(&env("prod"), Role::Viewer, None, None, None).await.unwrap();
         for at in 0..text.reveal().len() {
             let mut changed = text.reveal().to_owned();
             let other = if &changed[at..=at] == "A" { "B" } else { "A" };
@@ -205,9 +229,10 @@ mod tests {
     #[tokio::test]
     async fn an_expired_or_revoked_token_is_none() {
         let tokens = tokens();
-        let (short, _) = tokens.create(&env("prod"), Role::Viewer, None, Some(Duration::ZERO)).await.unwrap();
+        let (short, _) =
+            tokens.create(&env("prod"), Role::Viewer, None, Some(Duration::ZERO), None).await.unwrap();
         assert_eq!(tokens.verify(short.reveal()).await.unwrap(), None);
-        let (text, record) = tokens.create(&env("prod"), Role::Viewer, None, None).await.unwrap();
+        let (text, record) = tokens.create(&env("prod"), Role::Viewer, None, None, None).await.unwrap();
         tokens.revoke(&record).await.unwrap();
         assert_eq!(tokens.verify(text.reveal()).await.unwrap(), None);
     }
@@ -215,8 +240,8 @@ mod tests {
     #[tokio::test]
     async fn an_environment_sees_its_own_tokens_only() {
         let tokens = tokens();
-        let (_, ours) = tokens.create(&env("prod"), Role::Viewer, None, None).await.unwrap();
-        tokens.create(&env("test"), Role::Viewer, None, None).await.unwrap();
+        let (_, ours) = tokens.create(&env("prod"), Role::Viewer, None, None, None).await.unwrap();
+        tokens.create(&env("test"), Role::Viewer, None, None, None).await.unwrap();
         assert_eq!(tokens.find(&env("test"), &ours.id).await.unwrap(), None);
         assert_eq!(tokens.list(&env("prod")).await.unwrap(), [ours]);
     }
@@ -224,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn neither_the_store_nor_a_debug_line_holds_the_secret() {
         let tokens = tokens();
-        let (text, record) = tokens.create(&env("prod"), Role::Viewer, None, None).await.unwrap();
+        let (text, record) = tokens.create(&env("prod"), Role::Viewer, None, None, None).await.unwrap();
         let secret = text.reveal().rsplit_once(&record.id).unwrap().1.trim_start_matches('_').to_owned();
         let stored = serde_json::to_string(&record).unwrap();
         assert!(!stored.contains(&secret));
@@ -232,7 +257,8 @@ mod tests {
     }
 
     fn tokens() -> ApiTokens {
-        ApiTokens::new(Arc::new(MemoryStore::default()))
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        ApiTokens::new(store.clone(), LastUse::new(store))
     }
 
     fn env(name: &str) -> EnvironmentName {

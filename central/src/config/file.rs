@@ -28,6 +28,8 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AdminTable {
     pub(super) listen: Given<String>,
+    pub(super) session_idle: Given<DurationText>,
+    pub(super) session_lifetime: Given<DurationText>,
 }
 
 #[derive(Deserialize, Default)]

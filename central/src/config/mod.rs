@@ -27,6 +27,7 @@ pub use program::{
 use crate::{
     cidr::Cidr,
     destination::{DestinationUrl, parse_listen},
+    people::SessionLimits,
 };
 use file::{DurationText, File, Given, place};
 use mistake::Mistakes;
@@ -60,6 +61,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub listen: SocketAddr,
+    /// How long people stay signed in.
+    pub sessions: SessionLimits,
 }
 
 /// Where agents come in, and how the links to them are kept.
@@ -111,7 +114,7 @@ impl Default for Config {
         Self {
             data_dir: "/var/lib/postern-central".into(),
             environments: vec![default_environment()],
-            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 7443).into() },
+            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 7443).into(), sessions: SessionLimits::default() },
             tunnel: Tunnel {
                 listen: (Ipv4Addr::UNSPECIFIED, 8443).into(),
                 public_url: None,
@@ -190,7 +193,17 @@ impl Reading<'_, '_> {
         let config = Config {
             data_dir: self.data_dir(&file.data_dir, default.data_dir),
             environments: self.environments(&file.environments, default.environments),
-            admin: Admin { listen: self.listen(&file.admin.listen, default.admin.listen) },
+            admin: Admin {
+                listen: self.listen(&file.admin.listen, default.admin.listen),
+                sessions: SessionLimits {
+                    idle: self.duration(&file.admin.session_idle, M..=24 * H, default.admin.sessions.idle),
+                    lifetime: self.duration(
+                        &file.admin.session_lifetime,
+                        M..=7 * 24 * H,
+                        default.admin.sessions.lifetime,
+                    ),
+                },
+            },
             tunnel: self.tunnel(&file.tunnel, default.tunnel),
             gateway: Gateway {
                 connect_timeout: self.duration(

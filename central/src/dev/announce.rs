@@ -20,6 +20,8 @@ pub(super) struct Announcement<'a> {
     pub(super) admin_url: &'a str,
     pub(super) token: &'a str,
     pub(super) token_file: &'a Path,
+    /// Opens the UI as a Cloud Administrator, once, within minutes.
+    pub(super) sign_in_url: &'a str,
     pub(super) ca_cert: &'a Path,
     pub(super) data_dir: &'a Path,
     pub(super) is_temporary: bool,
@@ -58,6 +60,7 @@ fn line(announcement: &Announcement<'_>) -> Value {
     json!({
         "admin_url": announcement.admin_url,
         "token": announcement.token,
+        "sign_in_url": announcement.sign_in_url,
         "ca_cert": announcement.ca_cert,
         "data_dir": announcement.data_dir,
         "central_pid": std::process::id(),
@@ -99,7 +102,12 @@ fn tell(text: &mut String, all: &Announcement<'_>) -> std::fmt::Result {
         let ms = took.as_secs_f64() * 1000.0;
         writeln!(text, "\nFetched the built-in page through the gateway: status {status} in {ms:.1} ms.")?;
     }
-    writeln!(text, "\nLook at it")?;
+    writeln!(
+        text,
+        "\nLook at it in a browser: you are signed in by this link, which works once within ten minutes"
+    )?;
+    writeln!(text, "  {}", all.sign_in_url)?;
+    writeln!(text, "or in a terminal")?;
     // All three programs lie side by side, and the folder need not be on the PATH.
     let posternctl = all.program.with_file_name(format!("posternctl{}", std::env::consts::EXE_SUFFIX));
     writeln!(
@@ -160,7 +168,7 @@ mod tests {
         let name = "page".parse().unwrap();
         let announcement = announcement(&agents, &active, &name, &url);
         let line = line(&announcement);
-        for field in ["admin_url", "token", "ca_cert", "data_dir", "tunnel_listen", "active"] {
+        for field in ["admin_url", "token", "sign_in_url", "ca_cert", "data_dir", "tunnel_listen", "active"] {
             assert!(line[field].is_string(), "{field} in {line}");
         }
         assert_eq!(line["central_pid"], std::process::id());
@@ -176,7 +184,13 @@ mod tests {
         let (agents, active, url) = (agents(), "agent-1".parse().unwrap(), url("postgresql://127.0.0.1"));
         let name = "orders".parse().unwrap();
         let text = text(&announcement(&agents, &active, &name, &url));
-        for part in ["jdbc:postgresql://127.0.0.1:5000/DATABASE", "kill -9 11", "agent-2", "200 in 1.5 ms"] {
+        for part in [
+            "jdbc:postgresql://127.0.0.1:5000/DATABASE",
+            "kill -9 11",
+            "agent-2",
+            "200 in 1.5 ms",
+            "/sign-in/once/secret",
+        ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains("postern_api_"), "{text}");
@@ -193,6 +207,7 @@ mod tests {
             admin_url: "https://127.0.0.1:7443",
             token: "postern_api_secret",
             token_file: Path::new("/dev/central/admin.token"),
+            sign_in_url: "https://127.0.0.1:7443/sign-in/once/secret",
             ca_cert: Path::new("/dev/central/ca.pem"),
             data_dir: Path::new("/dev"),
             is_temporary: true,

@@ -22,6 +22,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 use crate::{
     app::{App, BuildError},
     config::{Config, ConfigError},
+    people::PeopleError,
 };
 use program::{exit, explain, logging, shutdown};
 
@@ -31,6 +32,9 @@ use agents::{AgentError, Agents};
 use api::{Api, ApiError};
 use folder::{Folder, FolderError};
 use steps::Cast;
+
+/// As whom the newcomer is signed in to the UI.
+const USER: &str = "dev";
 
 /// Why dev ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,8 @@ enum DevError {
     Build(#[from] BuildError),
     #[error("the API token {path} cannot be read")]
     Token { path: PathBuf, source: std::io::Error },
+    #[error("the link into the UI cannot be made")]
+    SignIn(#[from] PeopleError),
     #[error(transparent)]
     Agent(#[from] AgentError),
     #[error(transparent)]
@@ -94,6 +100,7 @@ async fn play(args: DevArgs) -> Result<(), DevError> {
     let token = std::fs::read_to_string(&token_file)
         .map_err(|source| DevError::Token { path: token_file.clone(), source })?;
     let api = Api::new(reachable(addresses.admin), &ca_cert, token.trim())?;
+    let sign_in_url = sign_in_url(&app, addresses.admin).await?;
     let mut running = app.spawn();
 
     let mut agents = Agents::new(program, folder.agents());
@@ -101,6 +108,7 @@ async fn play(args: DevArgs) -> Result<(), DevError> {
         api: &api,
         ca_cert: &ca_cert,
         token_file: &token_file,
+        sign_in_url: &sign_in_url,
         folder: &folder,
         tunnel_listen: reachable(addresses.tunnel),
     };
@@ -131,6 +139,13 @@ fn configured(given: Option<Config>, args: &DevArgs, folder: &Folder) -> Result<
         config.tunnel.names.push(config.tunnel.listen.ip().to_string());
     }
     Ok(config)
+}
+
+/// A link that opens the UI as a Cloud Administrator without a password: it works once, for some minutes.
+async fn sign_in_url(app: &App, admin: SocketAddr) -> Result<String, DevError> {
+    let user = USER.parse().map_err(|error| DevError::Proof(format!("{error}")))?;
+    let path = app.sign_in_path(&user).await?;
+    Ok(format!("https://{}{path}", reachable(admin)))
 }
 
 /// Where a program on this machine connects to reach `listen`.

@@ -38,6 +38,8 @@ pub(super) struct Cast<'a> {
     pub(super) api: &'a Api,
     pub(super) ca_cert: &'a Path,
     pub(super) token_file: &'a Path,
+    /// Opens the UI, once.
+    pub(super) sign_in_url: &'a str,
     pub(super) folder: &'a Folder,
     /// Where agents dial central.
     pub(super) tunnel_listen: SocketAddr,
@@ -280,6 +282,7 @@ fn announcement<'a>(
         admin_url: cast.api.url(),
         token: cast.api.token(),
         token_file: cast.token_file,
+        sign_in_url: cast.sign_in_url,
         ca_cert: cast.ca_cert,
         data_dir: cast.folder.path(),
         is_temporary: cast.folder.is_temporary(),

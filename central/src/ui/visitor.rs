@@ -10,7 +10,7 @@ use super::{
     client::{Api, InProcess, Refused},
     reply::{self, Failure, SAID_COOKIE, Said},
 };
-use crate::admin::{AppState, Role};
+use crate::admin::{AppState, Role, caller_of, rights::Who};
 
 /// The API token of somebody who signed in with it.
 pub(super) const TOKEN_COOKIE: &str = "__Host-postern_token";
@@ -43,8 +43,15 @@ impl FromRequestParts<AppState> for Visitor {
                 None => Redirect::to("/sign-in").into_response(),
             }
         };
-        let Some(token) = cookie(&parts.headers, TOKEN_COOKIE) else { return Err(to_sign_in()) };
-        let caller = app.api_tokens.verify(token).await;
+        // Who signed in as a user has a session; who signed in with a token has that.
+        let token = cookie(&parts.headers, TOKEN_COOKIE);
+        let caller = match caller_of(app, &parts.headers).await {
+            Ok(None) => match token {
+                Some(token) => app.api_tokens.verify(token).await.map_err(Into::into),
+                None => Ok(None),
+            },
+            answered => answered,
+        };
         let caller = caller.map_err(|_| {
             reply::bare(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -57,14 +64,25 @@ impl FromRequestParts<AppState> for Visitor {
             return Err(Failure::from(Refused::ours("the page has no API to ask".to_owned())).into_response());
         };
         let mut credentials = HeaderMap::new();
-        if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}")) {
-            credentials.insert(header::AUTHORIZATION, value);
+        match (&caller.who, token) {
+            (Who::Token { .. }, Some(token)) => {
+                if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}")) {
+                    credentials.insert(header::AUTHORIZATION, value);
+                }
+            }
+            (Who::Token { .. } | Who::User(_), _) => {
+                for line in parts.headers.get_all(header::COOKIE) {
+                    credentials.append(header::COOKIE, line.clone());
+                }
+                // That the form came from here was looked at before this.
+                credentials.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+            }
         }
         Ok(Self {
             api: Api::new(api.clone(), credentials),
             role: caller.role,
             environment: caller.environment.to_string(),
-            name: format!("token {}", caller.token),
+            name: caller.who.to_string(),
             said: cookie(&parts.headers, SAID_COOKIE).and_then(Said::read),
         })
     }

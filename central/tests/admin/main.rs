@@ -8,6 +8,7 @@ mod destinations;
 mod enrolment;
 mod events;
 mod gateway;
+mod people;
 mod posternctl;
 mod process_servers;
 mod rights;

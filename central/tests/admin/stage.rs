@@ -26,6 +26,7 @@ use central::{
         probing::NotAsked,
         view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
+    people::{People, SessionLimits},
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
     store::{
         Action, Key, Owner, Precondition, SharedStore, Transaction, Write, memory::MemoryStore,
@@ -97,11 +98,13 @@ impl Stage {
         let gateway = Gateway::new(commands, view.subscribe());
         let data_plane = Arc::new(ScriptedDataPlane::default());
         let rules = AddressRules::new(|address| address.is_loopback());
+        let people = People::new(store.clone(), SessionLimits::default());
         let state = AppState {
             store: store.clone(),
             gateways: Gateways::new(BTreeMap::from([(environment(), gateway)])),
             data_plane: data_plane.clone(),
-            api_tokens: ApiTokens::new(store.clone()),
+            api_tokens: ApiTokens::new(store.clone(), people.last_use().clone()),
+            people,
             enrolment: Enrolment::new(store, Arc::new(ca)),
             alert_rules: rules.clone(),
             alert_courier: Courier::new(rules),
@@ -131,7 +134,14 @@ impl Stage {
 
     /// A token's text.
     pub(crate) async fn token(&self, role: Role) -> String {
-        self.state.api_tokens.create(&environment(), role, None, None).await.unwrap().0.reveal().to_owned()
+        self.state
+            .api_tokens
+            .create(&environment(), role, None, None, None)
+            .await
+            .unwrap()
+            .0
+            .reveal()
+            .to_owned()
     }
 
     /// Asks with a fresh token of this role.
