@@ -63,7 +63,6 @@ async fn only_the_known_routes_are_open() {
     assert_eq!(
         open,
         [
-            "/",
             "/api/v1/meta",
             "/api/v1/session",
             "/api/v1/setup",
