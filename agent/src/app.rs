@@ -25,7 +25,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{self, Cluster, ClusterError, ClusterEvent},
+    alerts::{Alerting, Reach},
+    cluster::{self, AskPeers, Cluster, ClusterError, ClusterEvent},
     config::Config,
     control::{Control, ControlEvent, keep_connected},
     data_dir::DataDir,
@@ -81,6 +82,8 @@ pub enum AppError {
     Peers(#[from] crate::peer::ListenError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error("what this agent keeps of its own alerts in {path} cannot be used")]
+    Alerts { path: PathBuf, source: std::io::Error },
     #[error("the status socket cannot be served")]
     Status(#[from] status::ServeError),
     #[error(
@@ -111,6 +114,8 @@ pub struct App {
     reported: Option<AgentReport>,
     last_error: Option<String>,
     shown: watch::Sender<status::Snapshot>,
+    /// For those inside the network who are told when central is away.
+    reach: watch::Sender<Reach>,
     inputs: Inputs,
     claimed: (mpsc::Sender<bool>, mpsc::Receiver<bool>),
     hello_seat: watch::Sender<Option<Seat>>,
@@ -219,6 +224,18 @@ impl App {
             }
             "watches its peers"
         });
+        let reach = watch::Sender::default();
+        if let Some(settings) = config.alerts {
+            let path = data_dir.join("alerts.state");
+            let neighbours = Arc::new(AskPeers { peers: peers.clone(), shared: shared.clone() });
+            let alerting =
+                Alerting::open(settings, path.clone(), identity_seen.clone(), reach.subscribe(), neighbours)
+                    .map_err(|source| AppError::Alerts { path, source })?;
+            parts.spawn(async move {
+                alerting.run().await;
+                "tells of central's absence"
+            });
+        }
         let renewing = renew::keep_renewed(data_dir.clone(), identity);
         parts.spawn(async move {
             renewing.await;
@@ -246,6 +263,7 @@ impl App {
             reported: None,
             last_error: None,
             shown,
+            reach,
             inputs: Inputs { control: control_rx, cluster: cluster_rx, tunnel: tunnel_rx },
             claimed: mpsc::channel(4),
             hello_seat,
@@ -346,6 +364,9 @@ impl App {
                 CentralMessage::Seat(grant) => self.seat(grant).await?,
                 CentralMessage::Roster(roster) => self.cluster.set_roster(roster),
                 CentralMessage::Gateway(report) => self.role.handle_report(report, now),
+                CentralMessage::IncidentKey { key } => {
+                    self.reach.send_modify(|reach| reach.key = Some(key));
+                }
                 CentralMessage::PeerGone { node } => self.cluster.peer_gone(node),
                 CentralMessage::TakeLead { seat } if self.cluster.seat() == Some(seat) => {
                     if let Some(group) = self.cluster.group() {
@@ -547,6 +568,13 @@ impl App {
         let tunnel = self.tunnel.as_ref().and_then(KeptTunnel::tunnel).map(|tunnel| tunnel.stats());
         let (control_up, tunnel_up) = (self.control_up, self.tunnel_up);
         self.shared.set_hears_central(control_up || tunnel_up);
+        let (heard, why) = (control_up || tunnel_up, &self.last_error);
+        self.reach.send_if_modified(|reach| {
+            let changed = reach.heard != heard;
+            reach.heard = heard;
+            reach.why.clone_from(why);
+            changed
+        });
         let identity = self.surroundings.identity.borrow().clone();
         let dialer = &self.surroundings.dialer;
         let raft = self.cluster.group().map(|group| group.status().into());

@@ -10,6 +10,7 @@
 //! agent says it holds no seat, and central gives it another node.
 
 mod lead;
+mod neighbours;
 mod roster;
 mod ways;
 
@@ -36,12 +37,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{control::Control, identity::Identity, peer::PeerNet};
+use crate::{alerts::Stance, control::Control, identity::Identity, peer::PeerNet};
 use program::explain;
 
 pub use lead::{give_way, transfer};
+pub use neighbours::AskPeers;
 
 use lead::HEARS_CENTRAL;
+use neighbours::TELLS_OF_OUTAGE;
 use roster::{is_approved, keep_to_roster, report_changes};
 use ways::Ways;
 
@@ -85,7 +88,6 @@ pub struct Cluster {
 }
 
 /// What calls from outside need, without waiting for the owner.
-#[derive(Default)]
 pub struct Shared {
     group: RwLock<Option<Group>>,
     /// The newest roster central sent.
@@ -95,6 +97,8 @@ pub struct Shared {
     entries: watch::Sender<Arc<Vec<RosterEntry>>>,
     /// Whether central is heard, on the control websocket or in the tunnel.
     hears_central: AtomicBool,
+    /// Whether this agent tells people that central is out of reach.
+    stance: watch::Sender<Stance>,
 }
 
 struct Running {
@@ -103,6 +107,18 @@ struct Running {
     /// Founding was done or attempted; central repeats its grant until it has heard of the group.
     founded: bool,
     tasks: JoinSet<()>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            group: RwLock::default(),
+            roster: watch::Sender::default(),
+            entries: watch::Sender::default(),
+            hears_central: AtomicBool::new(false),
+            stance: watch::Sender::new(Stance::Silent),
+        }
+    }
 }
 
 impl Shared {
@@ -119,6 +135,9 @@ impl Shared {
     ) -> Result<Box<RawValue>, String> {
         if body.get() == HEARS_CENTRAL {
             return self.answer_hears_central();
+        }
+        if body.get() == TELLS_OF_OUTAGE {
+            return neighbours::answer(*self.stance.borrow());
         }
         let running = self.group.read().unwrap_or_else(PoisonError::into_inner).clone();
         match running {

@@ -15,8 +15,12 @@ use proto::Fingerprint;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
+    alerts::{Settings, SettingsError},
     data_dir::read_bounded,
-    dialer::allow_list::{AllowList, Entry},
+    dialer::{
+        address::Network,
+        allow_list::{AllowList, Entry},
+    },
 };
 pub use program::{
     Mistake,
@@ -36,6 +40,8 @@ pub struct Config {
     /// How long one destination has to accept a connection.
     pub dial_timeout: Duration,
     pub peers: Peers,
+    /// Whom this agent tells when central is out of reach; `None`: nobody.
+    pub alerts: Option<Settings>,
     pub log: Log,
 }
 
@@ -65,6 +71,8 @@ pub enum ConfigError {
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Mistake(#[from] Mistake),
+    #[error("the alert endpoints in {path}")]
+    Alerts { path: PathBuf, source: SettingsError },
 }
 
 impl Config {
@@ -80,27 +88,36 @@ impl Config {
             Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
-        Ok(Self::parse(&text, path, data_dir)?)
+        Self::parse(&text, path, data_dir)
     }
 
-    fn parse(text: &str, path: &Path, data_dir: &Path) -> Result<Self, Mistake> {
+    fn parse(text: &str, path: &Path, data_dir: &Path) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|e| Mistake::in_toml(path, text, &e))?;
         let allow = match (file.allow_list, file.allow) {
             (Some(listed), Some(inline)) => {
                 let twice =
                     "destinations stand in this file ([[allow]]) and in another (allow_list): keep one";
                 let first = inline.span().start.min(listed.span().start);
-                return Err(Mistake::at(path, text, first, twice));
+                return Err(Mistake::at(path, text, first, twice).into());
             }
             (None, Some(inline)) => AllowSource::Inline(AllowList::new(inline.into_inner())),
             (Some(listed), None) => AllowSource::File(data_dir.join(listed.into_inner())),
             (None, None) => AllowSource::File(data_dir.join("allow-list.toml")),
+        };
+        let alerts = match file.alerts.endpoints {
+            None => None,
+            Some(endpoints) => {
+                let path = data_dir.join(endpoints);
+                let read = Settings::read(&path, file.alerts.after, file.alerts.allow_destinations);
+                Some(read.map_err(|source| ConfigError::Alerts { path, source })?)
+            }
         };
         Ok(Self {
             data_dir: data_dir.to_owned(),
             allow,
             dial_timeout: file.dial.timeout,
             peers: file.peers.into(),
+            alerts,
             log: Log { format: file.log.format, level: file.log.level },
         })
     }
@@ -137,6 +154,8 @@ struct File {
     // The singular is an easy slip and means the same.
     #[serde(default, alias = "peer")]
     peers: PeersTable,
+    #[serde(default)]
+    alerts: AlertsTable,
     #[serde(default)]
     log: LogTable,
 }
@@ -181,6 +200,22 @@ impl From<PeersTable> for Peers {
 
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct AlertsTable {
+    endpoints: Option<PathBuf>,
+    #[serde(deserialize_with = "silence")]
+    after: Duration,
+    #[serde(deserialize_with = "networks")]
+    allow_destinations: Option<Vec<Network>>,
+}
+
+impl Default for AlertsTable {
+    fn default() -> Self {
+        Self { endpoints: None, after: Duration::from_secs(300), allow_destinations: None }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct LogTable {
     format: LogFormat,
     #[serde(deserialize_with = "log_filter")]
@@ -194,13 +229,33 @@ impl Default for LogTable {
 }
 
 fn dial_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration_between(Duration::from_millis(100), Duration::from_secs(300), deserializer)
+}
+
+/// Shorter than a second is no absence, and after a day somebody has noticed.
+fn silence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration_between(Duration::from_secs(1), Duration::from_secs(24 * 3600), deserializer)
+}
+
+fn duration_between<'de, D: Deserializer<'de>>(
+    shortest: Duration,
+    longest: Duration,
+    deserializer: D,
+) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let timeout = humantime::parse_duration(&text)
+    let duration = humantime::parse_duration(&text)
         .map_err(|e| de::Error::custom(format!("{text:?} is no duration such as \"10s\" or \"4m\": {e}")))?;
-    if !(Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout) {
-        return Err(de::Error::custom(format!("{text} is not between 100ms and 5m")));
+    if !(shortest..=longest).contains(&duration) {
+        let (shortest, longest) = (humantime::format_duration(shortest), humantime::format_duration(longest));
+        return Err(de::Error::custom(format!("{text} is not between {shortest} and {longest}")));
     }
-    Ok(timeout)
+    Ok(duration)
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Network>>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let networks = texts.iter().map(|text| text.parse().map_err(de::Error::custom));
+    networks.collect::<Result<_, _>>().map(Some)
 }
 
 fn host_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -304,7 +359,7 @@ mod tests {
         assert!(matches!(Config::load(folder.path(), Some(&missing)), Err(ConfigError::Read { .. })));
     }
 
-    fn parse(text: &str) -> Result<Config, Mistake> {
+    fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(text, Path::new("agent.toml"), Path::new("/data"))
     }
 }

@@ -1,6 +1,7 @@
 //! The Platform Agent: runs on a customer's host, joins the gateway group, and carries the
 //! tunnel when it is active. `main` is its table of contents.
 
+pub mod alerts;
 pub mod app;
 pub mod central;
 pub mod cluster;

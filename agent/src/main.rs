@@ -7,6 +7,7 @@ use std::{
 };
 
 use agent::{
+    alerts,
     app::{App, AppError, Outcome, Stop},
     config::Config,
     data_dir::DataDir,
@@ -87,9 +88,26 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// The alerts this agent gives itself when central is out of reach.
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum AlertsCommand {
+    /// Send a rehearsed alert to each receiver, and show what it answered.
+    Test {
+        /// The end of an outage instead of its beginning.
+        #[arg(long)]
+        up: bool,
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -148,6 +166,12 @@ fn main() -> ExitCode {
             }
         }),
         Command::Doctor { data_dir, config } => in_runtime(doctor::command(data_dir, config)),
+        Command::Alerts(AlertsCommand::Test { up, data_dir, config }) => {
+            match Config::load(&data_dir, config.as_deref()) {
+                Ok(loaded) => in_runtime(async move { alerts::rehearse(loaded, &data_dir, up).await }),
+                Err(error) => bad_config(&error),
+            }
+        }
         Command::Config(ConfigCommand::Check { config, data_dir }) => {
             match Config::load(&data_dir, Some(&config)) {
                 Ok(_) => {

@@ -79,6 +79,11 @@ pub enum CentralMessage {
     Relief {
         successor: Option<NodeId>,
     },
+    /// Under this key central tells people of the next outage; an agent that tells them that central is
+    /// out of reach does so under the same, so that both are one incident.
+    IncidentKey {
+        key: String,
+    },
     /// Central ends as planned and means to be back: come back soon.
     Stopping {},
 }
@@ -228,6 +233,7 @@ mod tests {
                 path: String::new(),
                 limit_ms: 15_000,
             }),
+            CentralMessage::IncidentKey { key: "postern-acme-7".into() },
         ];
         let lines: Vec<_> = from_central.iter().map(|m| serde_json::to_string(m).unwrap()).collect();
         let golden = include_str!("../testdata/central_messages.jsonl");

@@ -212,6 +212,43 @@ impl Hosts {
         self.folder.join(name)
     }
 
+    /// Appends to the configuration of an agent that does not run.
+    pub fn configure(&self, name: &str, settings: &str) {
+        self.folder.write(&format!("{name}.toml"), format!("{AGENT_TOML}\n{settings}"));
+    }
+
+    /// Writes a file into an agent's folder that only its owner may read.
+    pub fn write_private(&self, name: &str, file: &str, content: &str) {
+        self.folder.write_private(&format!("{name}/{file}"), content);
+    }
+
+    /// What an agent has logged since it was started.
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.join(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// From now on this agent, and no other, dials a central that is not there.
+    pub fn lose_central(&mut self, name: &str) {
+        self.stop(name);
+        let path = self.data_dir(name).join("identity/identity.json");
+        let record = fs::read_to_string(&path).expect("an enrolled agent has an identity");
+        let lost = record.replace(&self.tunnel.to_string(), &port::free().to_string());
+        assert_ne!(lost, record, "the identity names central's address");
+        fs::write(&path, lost).expect("the identity can be written");
+        self.start(name);
+    }
+
+    /// Runs `postern-agent` on an agent's folder and with its configuration; answers with what it printed.
+    ///
+    /// # Panics
+    /// When it ends with another exit code than 0.
+    pub fn postern_agent(&self, name: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("postern-agent"));
+        command.args(arguments).arg("--data-dir").arg(self.data_dir(name));
+        command.arg("--config").arg(self.folder.join(&format!("{name}.toml")));
+        run(&command, None)
+    }
+
     /// Deletes the records of the gateway group of an agent that does not run.
     pub fn wipe_raft(&self, name: &str) {
         self.remove(name, "raft");

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const POLICY: Collection<Snapshot> = Collection::new("alert_policy");
+const INCIDENT_KEYS: Collection<String> = Collection::new("alert_incident_keys");
 const DELIVERIES: Collection<Delivery> = Collection::new("alert_deliveries");
 /// An Environment has one Secure Gateway.
 const KEY: &str = "gateway";
@@ -75,6 +76,23 @@ impl Book {
     pub async fn policy(&self) -> Result<Snapshot, StoreError> {
         let stored = POLICY.get(&*self.store, &self.owner, KEY).await?;
         Ok(stored.map_or(Snapshot::Up, |stored| stored.value))
+    }
+
+    /// The key under which the next outage is told, here and by the agents; it outlives central, because an
+    /// outage that both tell of may be central's own.
+    pub async fn incident_key(&self) -> Result<String, StoreError> {
+        match INCIDENT_KEYS.get(&*self.store, &self.owner, KEY).await? {
+            Some(stored) => Ok(stored.value),
+            None => self.renew_incident_key().await,
+        }
+    }
+
+    /// Another key, because an outage that may have been told under the last one is over.
+    pub async fn renew_incident_key(&self) -> Result<String, StoreError> {
+        let key = format!("postern-{}", proto::SessionId::random());
+        let put = INCIDENT_KEYS.put(&self.owner, KEY, Precondition::Any, &key)?;
+        self.store.commit(Transaction::from(put)).await?;
+        Ok(key)
     }
 
     /// Writes what the policy decided: the events, its state afterwards, and a delivery for each alert and

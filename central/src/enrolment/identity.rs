@@ -7,6 +7,7 @@
 use proto::{AgentId, EnvironmentName, Fingerprint, Name};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// An agent, as its certificate names it.
@@ -17,6 +18,14 @@ pub struct AgentIdentity {
     pub name: Name,
     /// Of the certificate's key.
     pub fingerprint: Fingerprint,
+    pub validity: Validity,
+}
+
+/// From when to when a certificate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: OffsetDateTime,
+    pub not_after: OffsetDateTime,
 }
 
 /// Why a certificate names no agent.
@@ -51,7 +60,19 @@ impl AgentIdentity {
         };
         let name = name.ok_or(IdentityError::NoAgent)?;
         let fingerprint = fingerprint_of_spki(read.tbs_certificate.subject_pki.raw);
-        Ok(Self { environment, agent, name, fingerprint })
+        let validity = Validity {
+            not_before: read.validity().not_before.to_datetime(),
+            not_after: read.validity().not_after.to_datetime(),
+        };
+        Ok(Self { environment, agent, name, fingerprint, validity })
+    }
+}
+
+impl Validity {
+    /// From here on something keeps the certificate from being renewed: that is tried from two thirds of its life
+    /// on, and only a sixth is left.
+    pub fn expiring_from(&self) -> OffsetDateTime {
+        self.not_after - (self.not_after - self.not_before) / 6
     }
 }
 

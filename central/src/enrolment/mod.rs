@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 use tracing::info;
 
 pub use ca::Ca;
-pub use identity::{AgentIdentity, IdentityError};
+pub use identity::{AgentIdentity, IdentityError, Validity};
 pub use token::{OneTimeToken, TokenError, TokenText};
 
 use crate::{

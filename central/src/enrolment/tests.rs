@@ -205,6 +205,13 @@ fn request(token: &str, text: &str) -> EnrollRequest {
     }
 }
 
+#[test]
+fn a_certificate_with_a_sixth_of_its_life_left_is_expiring() {
+    let hours = |hours| now() + time::Duration::hours(hours);
+    let validity = Validity { not_before: hours(0), not_after: hours(24) };
+    assert_eq!(validity.expiring_from(), hours(20));
+}
+
 fn csr() -> String {
     let key = KeyPair::generate().unwrap();
     CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()

@@ -146,8 +146,7 @@ async fn control_session(
     }
     let (outbound, mut queue) = mpsc::channel(link::OUTBOUND_MESSAGES_MAX);
     let id = environment.connection_id();
-    let AgentIdentity { agent, name, fingerprint, .. } = identity;
-    let link = Arc::new(AgentLink::new(id, agent, name, fingerprint, hello, remote, outbound));
+    let link = Arc::new(AgentLink::new(id, identity, hello, remote, outbound));
     if environment.keeper.send(Event::Connected(link.clone())).await.is_err() {
         return;
     }

@@ -342,6 +342,7 @@ impl Keeper {
         self.note("agent_connected", format!("{} connected to central from {}", link.name, link.remote));
         self.grant(&link);
         link.tell(CentralMessage::Gateway(self.report()));
+        link.tell(self.incident_key());
         self.tell_roster();
     }
 
@@ -456,6 +457,7 @@ impl Keeper {
     async fn stop(mut self) {
         self.say_goodbye().await;
         self.write_down(Instant::now()).await;
+        self.renew_incident_key().await;
         if let Some(witness) = self.environment.set_witness(None) {
             witness.group.clone().shutdown().await;
         }

@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::probing::Probing;
+use crate::enrolment::{AgentIdentity, Validity};
 
 /// The longest a relayed call may take, whatever its sender asks for: a Raft snapshot over a slow line.
 const CALL_MS_MAX: u64 = 60_000;
@@ -39,6 +40,8 @@ pub struct AgentLink {
     pub agent: AgentId,
     pub name: Name,
     pub fingerprint: Fingerprint,
+    /// Of the certificate this websocket was opened with; a renewed one opens another.
+    pub certificate: Validity,
     pub boot: BootId,
     pub hello: AgentHello,
     pub remote: SocketAddr,
@@ -58,18 +61,18 @@ pub struct AgentLink {
 impl AgentLink {
     pub fn new(
         id: u64,
-        agent: AgentId,
-        name: Name,
-        fingerprint: Fingerprint,
+        identity: AgentIdentity,
         hello: AgentHello,
         remote: SocketAddr,
         outbound: mpsc::Sender<CentralMessage>,
     ) -> Self {
+        let AgentIdentity { agent, name, fingerprint, validity, .. } = identity;
         Self {
             id,
             agent,
             name,
             fingerprint,
+            certificate: validity,
             boot: hello.boot,
             hello,
             remote,

@@ -47,6 +47,7 @@ impl Keeper {
         }
         self.watch_tolerance();
         self.watch_silence(now);
+        self.watch_certificates(time::OffsetDateTime::now_utc());
         self.tell_report();
         self.show();
         self.write_down(now).await;

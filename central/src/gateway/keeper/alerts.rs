@@ -9,7 +9,7 @@ use std::{
 };
 
 use alerting::{Alert, Context, Incident, IncidentId, Kind, Snapshot, Tried};
-use proto::AgentId;
+use proto::{AgentId, control::CentralMessage};
 use time::OffsetDateTime;
 
 use super::Keeper;
@@ -22,6 +22,8 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a candidate may be away, for an update of its host, before that is told.
 const SILENCE: Duration = Duration::from_secs(5 * 60);
+/// How often certificates are looked at.
+const CERTIFICATES_LOOK: Duration = Duration::from_secs(3600);
 /// Events that wait for a store that takes none; the oldest make room.
 const EVENTS_WAITING_MAX: usize = 1000;
 /// The same for alerts: an outage and its end for each of its last fifty, or what else there is to say.
@@ -31,6 +33,10 @@ const ALERTS_WAITING_MAX: usize = 100;
 #[derive(Default)]
 pub(super) struct Telling {
     pending: Vec<Alert>,
+    /// Under which the next outage is told; agents know it too.
+    incident_key: String,
+    /// An outage ended that may have been told under it.
+    key_is_spent: bool,
     /// The policy's state as the store has it.
     stored: Option<Stored>,
     retry_at: Option<Instant>,
@@ -42,6 +48,8 @@ pub(super) struct Telling {
     could_bear: Option<bool>,
     /// Candidates without a control websocket: since when, and whether that was told.
     silent: BTreeMap<AgentId, (Instant, bool)>,
+    /// Connected agents: the certificate each was told of as expiring.
+    expiring: BTreeMap<AgentId, OffsetDateTime>,
 }
 
 /// Which state, and of which outage: a snapshot's times differ each time it is taken.
@@ -68,6 +76,7 @@ impl Keeper {
     /// Continues where the last run of central stopped telling.
     pub(super) async fn restore_alerts(&mut self, now: Instant) -> Result<(), crate::store::StoreError> {
         let snapshot = self.rooms.alerts.policy().await?;
+        self.telling.incident_key = self.rooms.alerts.incident_key().await?;
         self.telling.stored = Some(Stored::of(&snapshot));
         self.policy = alerting::Policy::restore(snapshot, self.settings.hold_down, now, SystemTime::now());
         if self.record.group.is_none() {
@@ -117,13 +126,41 @@ impl Keeper {
         };
         let context = Context { environment, summary, tried: self.telling.tried.clone(), link: None };
         let id = IncidentId::new(proto::SessionId::random().to_string());
-        self.policy.handle_down(now, Incident::new(id, OffsetDateTime::now_utc(), context));
+        let incident = Incident::new(id, OffsetDateTime::now_utc(), context);
+        let key = self.telling.incident_key.clone();
+        self.policy.handle_down(now, Incident { key, ..incident });
     }
 
     /// A secure connection is operational.
     pub(super) fn outage_over(&mut self, now: Instant) {
         self.telling.tried.clear();
+        self.telling.key_is_spent = true;
         self.policy.handle_up(now);
+    }
+
+    /// Gives the next outage a key of its own, once the last one is over. What cannot be written now is tried
+    /// again with the next change; until then two outages share a key, and each still has its down and up.
+    pub(super) async fn renew_incident_key(&mut self) {
+        if !self.telling.key_is_spent {
+            return;
+        }
+        match self.rooms.alerts.renew_incident_key().await {
+            Ok(key) => {
+                self.telling.key_is_spent = false;
+                self.telling.incident_key = key;
+                for link in self.environment.registry.links() {
+                    link.tell(self.incident_key());
+                }
+            }
+            Err(error) => {
+                tracing::warn!(environment = %self.environment.name, %error, "The next outage has no key of its own yet");
+            }
+        }
+    }
+
+    /// What agents are told of it.
+    pub(super) fn incident_key(&self) -> CentralMessage {
+        CentralMessage::IncidentKey { key: self.telling.incident_key.clone() }
     }
 
     /// An occasion that has no outage.
@@ -174,6 +211,26 @@ impl Keeper {
                 format!("The candidate {name} has been silent for {} minutes", SILENCE.as_secs() / 60);
             self.note_of(&name, "candidate_silent", summary.clone());
             self.tell_of(Kind::CandidateSilent, summary, &[("candidate", name.to_string())]);
+        }
+    }
+
+    /// Tells of a connected agent whose certificate is not renewed: when it expires, the agent is locked out.
+    pub(super) fn watch_certificates(&mut self, wall: OffsetDateTime) {
+        let links = self.environment.registry.links();
+        self.telling.expiring.retain(|agent, _| links.iter().any(|link| link.agent == *agent));
+        for link in links.iter().filter(|link| link.certificate.expiring_from() <= wall) {
+            let expires = link.certificate.not_after;
+            if self.telling.expiring.insert(link.agent, expires) == Some(expires) {
+                continue;
+            }
+            let at = expires.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+            let summary = format!(
+                "The certificate of {} expires at {at} and has not been renewed: look at the agent's log on its host",
+                link.name
+            );
+            self.note_of(&link.name, "certificate_expiring", summary.clone());
+            let details = [("process_server", link.name.to_string()), ("expires_at", at)];
+            self.tell_of(Kind::CertificateExpiring, summary, &details);
         }
     }
 
@@ -234,7 +291,17 @@ impl Keeper {
     pub(super) fn telling_timeout(&self) -> Option<Instant> {
         let silent =
             self.telling.silent.values().filter(|(_, told)| !told).map(|(since, _)| *since + SILENCE);
-        silent.chain(self.telling.retry_at).chain(self.telling.speaks_at).min()
+        let wall = OffsetDateTime::now_utc();
+        let links = self.environment.registry.links();
+        let untold = links
+            .iter()
+            .filter(|link| self.telling.expiring.get(&link.agent) != Some(&link.certificate.not_after));
+        let expiring = untold.map(|link| {
+            // Clocks may be set: it looks again within the hour.
+            let wait = Duration::try_from(link.certificate.expiring_from() - wall).unwrap_or_default();
+            Instant::now() + wait.min(CERTIFICATES_LOOK)
+        });
+        silent.chain(expiring).chain(self.telling.retry_at).chain(self.telling.speaks_at).min()
     }
 
     /// The end of maintenance.

@@ -173,6 +173,7 @@ fn severity(code: &str) -> Severity {
         | "switch_failed"
         | "agent_disconnected"
         | "candidate_silent"
+        | "certificate_expiring"
         | "tolerance_lost"
         | "destination_unreachable" => Severity::Warning,
         _ => Severity::Info,
