@@ -65,7 +65,8 @@ async fn an_agent_that_alone_lost_its_way_leaves_it_to_central_to_tell() {
     assert!(inside.heard().is_empty());
 }
 
-#[tokio::test]
+// The receiver answers while this test waits for a program.
+#[tokio::test(flavor = "multi_thread")]
 async fn receivers_can_be_tried_from_the_host_and_say_what_they_answered() {
     let inside = Receiver::start().await;
     let mut hosts = Hosts::central(SETTINGS).await;

@@ -168,9 +168,15 @@ mod tests {
             features: features.iter().map(|name| (*name).to_owned()).collect(),
         };
         let (outbound, said) = mpsc::channel(8);
-        let fingerprint = Fingerprint::from_bytes([0; 32]);
         let remote = ([192, 0, 2, 1], 4000).into();
-        let name = "gw-a".parse().unwrap();
-        (Arc::new(AgentLink::new(1, AgentId::random(), name, fingerprint, hello, remote, outbound)), said)
+        let always = Validity { not_before: OffsetDateTime::UNIX_EPOCH, not_after: OffsetDateTime::now_utc() };
+        let identity = AgentIdentity {
+            environment: "default".parse().unwrap(),
+            agent: AgentId::random(),
+            name: "gw-a".parse().unwrap(),
+            fingerprint: Fingerprint::from_bytes([0; 32]),
+            validity: always,
+        };
+        (Arc::new(AgentLink::new(1, identity, hello, remote, outbound)), said)
     }
 }
