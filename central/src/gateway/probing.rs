@@ -106,9 +106,11 @@ mod tests {
         hello::{AgentHello, SystemInformation, Versions},
         trace::Hop,
     };
+    use time::OffsetDateTime;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::enrolment::{AgentIdentity, Validity};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -169,13 +171,14 @@ mod tests {
         };
         let (outbound, said) = mpsc::channel(8);
         let remote = ([192, 0, 2, 1], 4000).into();
-        let always = Validity { not_before: OffsetDateTime::UNIX_EPOCH, not_after: OffsetDateTime::now_utc() };
+        let until_now =
+            Validity { not_before: OffsetDateTime::UNIX_EPOCH, not_after: OffsetDateTime::now_utc() };
         let identity = AgentIdentity {
             environment: "default".parse().unwrap(),
             agent: AgentId::random(),
             name: "gw-a".parse().unwrap(),
             fingerprint: Fingerprint::from_bytes([0; 32]),
-            validity: always,
+            validity: until_now,
         };
         (Arc::new(AgentLink::new(1, identity, hello, remote, outbound)), said)
     }
