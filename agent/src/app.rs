@@ -555,6 +555,7 @@ impl App {
             role: self.role.role().name(),
             seat: self.cluster.seat(),
             leader: self.role.leadership().leader,
+            leads: Some(self.role.leadership().leads),
             last_error: self.last_error.clone(),
         };
         if self.reported.as_ref() != Some(&report) && self.control.tell(AgentMessage::Report(report.clone()))

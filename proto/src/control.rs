@@ -178,8 +178,11 @@ pub struct AgentReport {
     pub role: RoleName,
     /// The seat whose Raft runs in this agent.
     pub seat: Option<Seat>,
-    /// Who this agent takes for the leader of its group.
+    /// Who this agent takes for the leader of its group. May be gone.
     pub leader: Option<NodeId>,
+    /// Whether it leads with a quorum behind it. `None` from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leads: Option<bool>,
     /// Why the last attempt to bring up a tunnel failed, in one sentence.
     pub last_error: Option<String>,
 }

@@ -312,6 +312,7 @@ pub(crate) mod tests {
             role: RoleName::Active,
             seat: Some(Seat { group: 2, node: NodeId(3) }),
             leader: Some(NodeId(3)),
+            leads: Some(true),
             last_error: None,
         };
         shown.update(&report, Some(Epoch { group: 2, claim: 17 }), true, true, None);

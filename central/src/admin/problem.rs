@@ -186,6 +186,15 @@ impl From<CommandError> for Problem {
             CommandError::Draining(_) => Self::conflict("still_draining", detail),
             CommandError::NothingDrains => Self::conflict("nothing_drains", detail),
             CommandError::NoOther => Self::conflict("no_other_candidate", detail),
+            CommandError::NoGroup => Self::conflict("no_group", detail),
+            CommandError::NotMarked(_) => Self::conflict("not_a_candidate", detail),
+            CommandError::QuorumLives(_) => Self::conflict("quorum_lives", detail),
+            CommandError::TooEarly(_) => Self::conflict("too_early", detail),
+            CommandError::NotLost(_) => Self::conflict("not_lost", detail),
+            CommandError::Unconfirmed(_) => Self::conflict("loss_not_confirmed", detail),
+            CommandError::WouldCut { .. } => Self::conflict("would_lose_connection", detail),
+            CommandError::NoAnswer(_) => Self::conflict("no_answer", detail),
+            CommandError::Changed => Self::conflict("changed", detail),
             CommandError::Stopping => Self::unavailable("stopping", detail),
             CommandError::Store(cause) => {
                 error!(%cause, "A gateway command failed in the store");

@@ -1,12 +1,14 @@
-//! `/raft`: the gateway group's membership, as central's own member sees it.
+//! `/raft`: the gateway group's membership, as central's own member sees it; and its recovery.
+
+use std::collections::BTreeSet;
 
 use axum::{Json as Answer, extract::State};
-use proto::NodeId;
-use serde::Serialize;
+use proto::{Name, NodeId};
+use serde::{Deserialize, Serialize};
 
-use super::{AppState, problem::Problem, rights::Caller};
+use super::{AppState, input::Json, problem::Problem, rights::Caller};
 use crate::gateway::{
-    GatewayView,
+    GatewayView, Recovery,
     view::{ClaimView, RaftView},
 };
 
@@ -63,6 +65,49 @@ pub(super) async fn show(
         worst_round_trip_ms: raft.worst_round_trip.map(|rtt| rtt.as_secs_f64() * 1_000.0),
         members: members(raft, &view),
     })))
+}
+
+/// The body of `POST /raft/recover`: what is lost is typed out, so that it is not done by mistake.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecoverRequest {
+    /// The surviving candidate that founds the group anew.
+    on: Name,
+    /// Exactly the members that are away.
+    lost: BTreeSet<Name>,
+    #[serde(default)]
+    accept_risk: Option<Risk>,
+}
+
+/// What recovery may cost, if it is accepted by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Risk {
+    /// A tunnel that lives without a quorum ends, its streams with it.
+    LoseConnection,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RecoverAnswer {
+    /// The generation that was granted.
+    generation: u64,
+    process_server: Name,
+}
+
+pub(super) async fn recover(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(request): Json<RecoverRequest>,
+) -> Result<Answer<RecoverAnswer>, Problem> {
+    let RecoverRequest { on, lost, accept_risk } = request;
+    let names: Vec<&str> = lost.iter().map(Name::as_str).collect();
+    let given_up = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+    let lose_connection = accept_risk == Some(Risk::LoseConnection);
+    let recovery = Recovery { on: on.clone(), lost, lose_connection };
+    let generation = state.gateway(&caller)?.recover(recovery).await?;
+    let text = format!("Recovery of the gateway group on {on} was ordered; confirmed as lost: {given_up}");
+    state.note(&caller, "recovery_ordered", text).await;
+    Ok(Answer(RecoverAnswer { generation, process_server: on }))
 }
 
 /// Everyone who is in the membership or has a seat, by node id.

@@ -82,6 +82,7 @@ pub fn table() -> Vec<Route> {
         delete("/alerts/maintenance", CloudAdministrator, alerts::end_maintenance),
         get("/events", Viewer, events::list),
         get("/raft", Viewer, raft::show),
+        post("/raft/recover", CloudAdministrator, raft::recover),
         get("/api-tokens", Administrator, api_tokens::list),
         post("/api-tokens", Administrator, api_tokens::create),
         delete("/api-tokens/{id}", Administrator, api_tokens::revoke),

@@ -20,6 +20,7 @@ mod command;
 mod drain;
 mod members;
 mod own_member;
+mod recover;
 mod show;
 
 use std::{
@@ -106,6 +107,8 @@ pub enum Event {
     },
     /// The witness applied or learned something.
     GroupChanged,
+    /// The agent a group is to be founded on anew was asked whether it lives.
+    Recovering(recover::Asked),
     Command(Command),
     /// Central stops: say so and let go.
     Stop,
@@ -167,6 +170,8 @@ pub struct Keeper {
     telling: alerts::Telling,
     session: Option<Session>,
     draining: Option<(Session, Instant)>,
+    /// Since when nobody has been known to lead the group.
+    leaderless_since: Option<Instant>,
     /// Since when no admitted tunnel has lived.
     lost_at: Option<Instant>,
     lost_why: Option<String>,
@@ -216,6 +221,7 @@ impl Keeper {
             fence: None,
             session: None,
             draining: None,
+            leaderless_since: Some(Instant::now()),
             lost_at: None,
             lost_why: None,
             state_since: OffsetDateTime::now_utc(),
@@ -298,6 +304,7 @@ impl Keeper {
             }
             Event::LaneEnded { lane, end } => self.lane_gone(lane, &end, now).await,
             Event::GroupChanged => self.group_changed(),
+            Event::Recovering(asked) => self.recover(asked, now).await,
             Event::Command(command) => self.command(command, now).await,
             // Ends the loop before it comes here.
             Event::Stop => {}

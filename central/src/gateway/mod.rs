@@ -17,7 +17,11 @@ pub mod view;
 mod websocket;
 pub mod witness;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::{EnvironmentName, Name};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,8 +41,21 @@ pub enum Command {
     Restart { name: Name, reply: oneshot::Sender<Result<(), CommandError>> },
     /// A test has shown that nobody reaches this destination any more: tell it.
     Unreachable { destination: Name, summary: String, reply: oneshot::Sender<Result<(), CommandError>> },
+    /// Found the group anew on one agent, because its quorum is gone for good.
+    Recover { recovery: Recovery, reply: oneshot::Sender<Result<u64, CommandError>> },
     /// Process Servers were marked, unmarked or removed in the store, or alerts set: read them again.
     Reload { reply: oneshot::Sender<Result<(), CommandError>> },
+}
+
+/// What an administrator typed to have a group without a quorum founded anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// The surviving candidate.
+    pub on: Name,
+    /// The members that are said to be lost: exactly those that are away.
+    pub lost: BTreeSet<Name>,
+    /// Whether a tunnel that still lives may be cut.
+    pub lose_connection: bool,
 }
 
 /// Why a command was not carried out.
@@ -61,10 +78,39 @@ pub enum CommandError {
     NothingDrains,
     #[error("there is no other configured candidate to switch to")]
     NoOther,
+    #[error("there is no gateway group to recover: mark a candidate and restart it, that founds one")]
+    NoGroup,
+    #[error("{0} is not marked as Secure Gateway Candidate: recovery needs one that is")]
+    NotMarked(Name),
+    #[error("the gateway group still has its quorum, {0} leads it: there is nothing to recover")]
+    QuorumLives(String),
+    #[error(
+        "nobody leads the gateway group, but a quorum may still come together by itself: try again in {} s",
+        .0.as_secs() + 1
+    )]
+    TooEarly(Duration),
+    #[error("{0} is connected to central, so it is not lost: it joins the new group by itself")]
+    NotLost(Name),
+    #[error("{} away and must be confirmed as lost by name: recovery takes their seats", list(.0))]
+    Unconfirmed(Vec<Name>),
+    #[error(
+        "the tunnel of {active} lives and carries {streams} streams, which recovery ends: confirm with \
+         accept_risk \"lose-connection\" (posternctl: --accept-risk=lose-connection)"
+    )]
+    WouldCut { active: Name, streams: usize },
+    #[error("{0} did not answer central within 1 s: look at postern-agent status on its host, then try again")]
+    NoAnswer(Name),
+    #[error("the gateway group changed meanwhile: look at posternctl raft status, then decide")]
+    Changed,
     #[error("central is stopping")]
     Stopping,
     #[error("central could not read or write its store: {0}")]
     Store(String),
+}
+
+fn list(names: &[Name]) -> String {
+    let all: Vec<&str> = names.iter().map(Name::as_str).collect();
+    format!("{} {}", all.join(", "), if all.len() == 1 { "is" } else { "are" })
 }
 
 /// A handle on one Environment's gateway. Cheap to clone.
@@ -112,6 +158,12 @@ impl Gateway {
     /// Tells whoever wants to hear of it that nobody reaches a destination any more.
     pub async fn tell_unreachable(&self, destination: Name, summary: String) -> Result<(), CommandError> {
         self.command(|reply| Command::Unreachable { destination, summary, reply }).await
+    }
+
+    /// Has the group founded anew on `recovery.on` under a higher generation, which is answered. What is
+    /// left of the old group learns that it was superseded and joins again.
+    pub async fn recover(&self, recovery: Recovery) -> Result<u64, CommandError> {
+        self.command(|reply| Command::Recover { recovery, reply }).await
     }
 
     /// To be called after Process Servers or the settings of alerts changed in the store.

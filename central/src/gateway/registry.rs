@@ -150,6 +150,11 @@ impl AgentLink {
         self.present.notify_waiters();
     }
 
+    /// How long this websocket has been there.
+    pub fn connected_for(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub fn last_heard(&self) -> OffsetDateTime {
         let ms = self.heard_ms.load(Ordering::Relaxed);
         self.since + time::Duration::milliseconds(i64::try_from(ms).unwrap_or(i64::MAX))

@@ -272,6 +272,10 @@ async fn gateway_task(
                 note(format!("tell: {summary}"));
                 reply.send(Ok(())).unwrap();
             }
+            Command::Recover { recovery, reply } => {
+                note(format!("recover on {} without {:?}", recovery.on, recovery.lost));
+                reply.send(Ok(2)).unwrap();
+            }
             Command::Drains { reply } => reply.send(Ok(drains(&view.borrow()))).unwrap(),
             Command::EndDrain { reply } => {
                 let drains = !view.borrow().draining.is_empty();

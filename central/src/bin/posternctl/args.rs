@@ -275,6 +275,36 @@ impl Role {
 pub(crate) enum Raft {
     /// Node ID, Name, State, Voter, and how many losses the group can bear.
     Status,
+    /// Founds the group anew on NAME, when a majority of its members is lost for good.
+    ///
+    /// Refused while the group still has, or may find, a majority. The streams of a tunnel that still lives end;
+    /// members that were called lost and come back join again by themselves. Needs the Cloud Administrator role.
+    Recover {
+        /// The surviving candidate, connected to central.
+        name: Name,
+        /// Every member that is away, typed out: NAME,NAME. Empty (--yes-i-lost=) where all are connected.
+        #[arg(long, value_name = "NAMES", value_parser = names)]
+        yes_i_lost: Lost,
+        /// Say so when a tunnel lives that recovery cuts.
+        #[arg(long, value_enum, value_name = "RISK")]
+        accept_risk: Option<Risk>,
+    },
+}
+
+/// Names after each other, separated by commas; possibly none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost(pub(crate) Vec<Name>);
+
+fn names(text: &str) -> Result<Lost, proto::ids::NameError> {
+    let typed = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    typed.map(str::parse).collect::<Result<_, _>>().map(Lost)
+}
+
+/// What an order may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Risk {
+    /// Streams that still flow are cut.
+    LoseConnection,
 }
 
 /// Checks a duration here, so that a typo is wrong usage; central gets the text as it was typed.
@@ -312,6 +342,17 @@ mod tests {
         let refused =
             Args::try_parse_from(["posternctl", "enrollment", "create", "--ttl", "15"]).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn recovery_is_not_ordered_without_naming_what_is_lost() {
+        let refused = Args::try_parse_from(["posternctl", "raft", "recover", "gw-a"]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::MissingRequiredArgument);
+        for (typed, meant) in [("--yes-i-lost=gw-b, gw-c", 2), ("--yes-i-lost=", 0)] {
+            let args = Args::try_parse_from(["posternctl", "raft", "recover", "gw-a", typed]).unwrap();
+            let Command::Raft(Raft::Recover { yes_i_lost, .. }) = args.command else { panic!("{args:?}") };
+            assert_eq!(yes_i_lost.0.len(), meant, "{typed}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! `posternctl raft status`
+//! `posternctl raft …`
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
-    args::Raft as Command,
+    args::{Lost, Raft as Command, Risk},
     client::{Client, read},
     failure::Failure,
     gateway::losses,
@@ -19,6 +20,11 @@ struct Raft {
     timings: Timings,
     worst_round_trip_ms: Option<f64>,
     members: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Recovered {
+    generation: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,7 +56,25 @@ struct Member {
 }
 
 pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let Command::Status = command;
+    match command {
+        Command::Status => status(client, screen).await,
+        Command::Recover { name, yes_i_lost: Lost(lost), accept_risk } => {
+            let risk = accept_risk.map(|Risk::LoseConnection| "lose-connection");
+            let body = json!({ "on": name, "lost": lost, "accept_risk": risk });
+            let answer = client.post("raft/recover", body).await?;
+            if screen.is_json() {
+                return Ok(screen.json(&answer)?);
+            }
+            let Recovered { generation } = read(&answer)?;
+            screen.talk(&format!(
+                "{name} founds the gateway group anew, generation {generation}. Watch it: posternctl raft status"
+            ));
+            Ok(())
+        }
+    }
+}
+
+async fn status(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
     let answer = client.get("raft").await?;
     if screen.is_json() {
         return Ok(screen.json(&answer)?);

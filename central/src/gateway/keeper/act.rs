@@ -45,6 +45,7 @@ impl Keeper {
         while let Some(verdict) = self.processor.poll_verdict() {
             self.carry_out(verdict, now);
         }
+        self.watch_leadership(now);
         self.watch_tolerance();
         self.watch_silence(now);
         self.watch_certificates(time::OffsetDateTime::now_utc());
@@ -77,7 +78,7 @@ impl Keeper {
     }
 
     /// `true` when the next step may follow at once.
-    async fn take(
+    pub(super) async fn take(
         &mut self,
         step: Step,
         now: Instant,

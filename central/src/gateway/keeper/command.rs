@@ -38,6 +38,7 @@ impl Keeper {
                 self.tell_of(alerting::Kind::DestinationUnreachable, summary, &details);
                 let _ = reply.send(Ok(()));
             }
+            Command::Recover { recovery, reply } => self.begin_recovery(recovery, reply, now),
             Command::Drains { reply } => drop(reply.send(Ok(self.drains()))),
             Command::EndDrain { reply } => {
                 let _ = reply.send(self.order_end_of_drain().await);

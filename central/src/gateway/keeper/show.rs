@@ -166,7 +166,7 @@ fn draining_view((session, until): &(Session, Instant)) -> DrainingView {
 
 fn severity(code: &str) -> Severity {
     match code {
-        "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
+        "group_recovered" | "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
         "gateway_down" | "event_raised" => Severity::Error,
         "tunnel_lost"
         | "candidate_given_up"
