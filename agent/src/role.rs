@@ -277,6 +277,7 @@ impl RoleMachine {
             | RefusalCode::Malformed
             | RefusalCode::Stopping
             | RefusalCode::Internal
+            | RefusalCode::Waiting
             | RefusalCode::Other => {}
         }
     }

@@ -32,6 +32,8 @@ pub const TUNNEL_PATH: &str = "/agent/v1/tunnel";
 pub const ENROLL_PATH: &str = "/agent/v1/enroll";
 /// Path where a valid certificate is exchanged for a younger one.
 pub const RENEW_PATH: &str = "/agent/v1/renew";
+/// Path where an agent whose certificate has expired asks to come back.
+pub const RETURN_PATH: &str = "/agent/v1/return";
 /// How far an agent's clock may be off before central says so and refuses.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
@@ -199,6 +201,8 @@ pub enum RefusalCode {
     Stopping,
     /// Central could not read or write its store.
     Internal,
+    /// An administrator has to approve first: ask again later.
+    Waiting,
     /// A code newer than this build.
     #[serde(other)]
     Other,
@@ -238,7 +242,17 @@ pub struct RenewRequest {
     pub csr_pem: String,
 }
 
-/// The answer to both: the certificate and everything the agent must pin.
+/// `POST` to [`RETURN_PATH`], without a client certificate: an expired one would end the handshake.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReturnRequest {
+    /// The certificate that has expired.
+    pub certificate_pem: String,
+    /// For the same key; its self-signature proves possession.
+    pub csr_pem: String,
+    pub unix_ms: u64,
+}
+
+/// The answer to all three: the certificate and everything the agent must pin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
     pub certificate_pem: String,

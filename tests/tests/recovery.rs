@@ -15,7 +15,8 @@ use tokio::time::timeout;
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn of_three_candidates_the_survivor_of_two_founds_the_group_anew_and_the_lost_join_it_when_they_return() {
+async fn of_three_candidates_the_survivor_of_two_founds_the_group_anew_and_the_lost_join_it_when_they_return()
+{
     let mirror = Mirror::start().await;
     let (mut hosts, listen) = up(&["alpha", "beta", "gamma"], &mirror).await;
     let before = hosts.gateway().await;
@@ -51,7 +52,9 @@ async fn of_three_candidates_the_survivor_of_two_founds_the_group_anew_and_the_l
     assert!(events.contains("group_recovered") && events.contains("recovery_ordered"), "{events}");
     // Healthy means: the active can change.
     hosts.kill("gamma");
-    hosts.until("another one carries", |gateway| gateway.active.as_deref().is_some_and(|a| a != "gamma")).await;
+    hosts
+        .until("another one carries", |gateway| gateway.active.as_deref().is_some_and(|a| a != "gamma"))
+        .await;
 }
 
 #[tokio::test]
@@ -72,13 +75,7 @@ async fn of_two_candidates_the_survivor_founds_anew_when_central_lost_its_record
     let warned = refused(&hosts, &["raft", "recover", "alpha", "--yes-i-lost=beta"]);
     assert!(warned.contains("--accept-risk=lose-connection"), "{warned}");
 
-    hosts.posternctl(&[
-        "raft",
-        "recover",
-        "alpha",
-        "--yes-i-lost=beta",
-        "--accept-risk=lose-connection",
-    ]);
+    hosts.posternctl(&["raft", "recover", "alpha", "--yes-i-lost=beta", "--accept-risk=lose-connection"]);
 
     let end = timeout(SOON, held.read(&mut [0; 1])).await.expect("the client learns that its stream ended");
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);

@@ -1,8 +1,8 @@
 //! Keeps the certificate young: a new one at two thirds of its life, again and again.
 //!
 //! A renewed certificate is on disk before anybody uses it; the old one stays valid beside it, so
-//! no connection is cut. Nothing gives up: with central away the attempts go on past expiry, since
-//! central may grant a grace period.
+//! no connection is cut. Nothing gives up: an agent that was away for longer than its certificate lived asks
+//! to come back with the expired one, and keeps asking until an administrator lets it in.
 
 use std::{
     sync::Arc,
@@ -11,15 +11,16 @@ use std::{
 
 use proto::{
     Backoff,
-    hello::{Enrolled, RENEW_PATH, RenewRequest},
+    hello::{Enrolled, RENEW_PATH, RETURN_PATH, Refusal, RefusalCode, RenewRequest, ReturnRequest},
 };
 use tokio::{sync::watch, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
     Identity, IdentityError, certificates,
-    enroll::signing_request,
+    enroll::{signing_request, unix_ms},
     exchange::{ExchangeError, post},
+    tls,
 };
 use program::explain;
 
@@ -30,12 +31,16 @@ use crate::data_dir::DataDir;
 const CLOCK_LOOK: Duration = Duration::from_secs(60);
 /// Renewals of agents enrolled together are spread over this share of the certificate's life.
 const JITTER_SHARE: f64 = 0.05;
+/// How often one that waits for an administrator asks, on average: people look on.
+const ASK_EVERY: Duration = Duration::from_secs(20);
 
 /// Why a renewal failed. The certificate in use is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
     #[error("cannot make a signing request")]
     Request(#[source] rcgen::Error),
+    #[error("this agent's own CA certificates cannot be used")]
+    Trust(#[source] rustls::Error),
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
     #[error("central's answer cannot be used: {problem}")]
@@ -51,17 +56,30 @@ pub async fn keep_renewed(data_dir: Arc<DataDir>, identity: watch::Sender<Arc<Id
     loop {
         let current = identity.borrow().clone();
         sleep_until(renewal_at(&current, rand::random())).await;
-        match renew(&data_dir, &current).await {
+        let expired = current.not_after <= SystemTime::now();
+        let renewed = match expired {
+            true => come_back(&data_dir, &current).await,
+            false => renew(&data_dir, &current).await,
+        };
+        match renewed {
             Ok(renewed) => {
                 backoff.reset();
                 info!(expires = %when(renewed.not_after), "Certificate renewed");
                 identity.send_replace(Arc::new(renewed));
             }
+            Err(RenewError::Exchange(ExchangeError::Refused(Refusal {
+                code: RefusalCode::Waiting,
+                message,
+            }))) => {
+                let wait = ASK_EVERY.mul_f64(0.5 + rand::random::<f64>());
+                error!(retry_in = ?wait, central = message, "Certificate expired; waiting for an administrator to let this agent in again");
+                sleep(wait).await;
+            }
             Err(problem) => {
                 let wait = backoff.next(rand::random());
                 let problem = explain(&problem);
                 let expires = when(current.not_after);
-                if SystemTime::now() < current.not_after {
+                if !expired {
                     warn!(%expires, retry_in = ?wait, problem, "Certificate not renewed");
                 } else {
                     error!(
@@ -79,6 +97,24 @@ pub async fn keep_renewed(data_dir: Arc<DataDir>, identity: watch::Sender<Arc<Id
 pub async fn renew(data_dir: &DataDir, current: &Identity) -> Result<Identity, RenewError> {
     let request = RenewRequest { csr_pem: signing_request(&current.key).map_err(RenewError::Request)? };
     let answer: Enrolled = post(&current.central, current.tls.clone(), RENEW_PATH, &request).await?;
+    keep(data_dir, current, answer)
+}
+
+/// Asks with the expired certificate for a fresh one. It is shown in the request and not to TLS, which
+/// would end the handshake; that the key is still this agent's is proved by the request's signature.
+pub async fn come_back(data_dir: &DataDir, current: &Identity) -> Result<Identity, RenewError> {
+    let request = ReturnRequest {
+        certificate_pem: current.certificate_pem.clone(),
+        csr_pem: signing_request(&current.key).map_err(RenewError::Request)?,
+        unix_ms: unix_ms(),
+    };
+    let nobody = tls::anonymous_client(&current.ca).map_err(RenewError::Trust)?;
+    let answer: Enrolled = post(&current.central, nobody.into(), RETURN_PATH, &request).await?;
+    keep(data_dir, current, answer)
+}
+
+/// Checks what central answered and writes it to disk.
+fn keep(data_dir: &DataDir, current: &Identity, answer: Enrolled) -> Result<Identity, RenewError> {
     let unfit = |problem: String| RenewError::Answer { problem };
     // Central may bring in a new CA beside the one known here, but not swap all trust at once:
     // whoever broke into it for a minute could otherwise keep this agent for good.

@@ -1,17 +1,23 @@
 //! How agents become known over HTTP: a one-time token for a certificate, a certificate for a younger
-//! one. These two live on the tunnel listener, beside the websockets; browsers and administrators
+//! one, an expired one for a place in the list of those that ask to come back. They live on the tunnel listener, beside the websockets; browsers and administrators
 //! never come here.
+
+use std::net::SocketAddr;
 
 use axum::{
     Extension, Json as Answer, Router,
-    extract::State,
+    extract::{ConnectInfo, State},
     http::{HeaderMap, StatusCode, header},
     middleware::from_fn,
     response::{IntoResponse, Response},
     routing::post,
 };
-use proto::hello::{ENROLL_PATH, EnrollRequest, Enrolled, RENEW_PATH, Refusal, RefusalCode, RenewRequest};
+use proto::hello::{
+    ENROLL_PATH, EnrollRequest, Enrolled, RENEW_PATH, RETURN_PATH, Refusal, RefusalCode, RenewRequest,
+    ReturnRequest,
+};
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{input::Json, request};
@@ -27,12 +33,17 @@ pub struct EnrolmentState {
     pub gateways: Gateways,
 }
 
-/// The two endpoints. The listener puts an `Option<AgentIdentity>` into each request's extensions:
+/// How many that ask to come back are looked at at once: anybody may ask, and a look costs signatures.
+const RETURNS_MAX: usize = 4;
+static RETURNS: Semaphore = Semaphore::const_new(RETURNS_MAX);
+
+/// The three endpoints. The listener puts an `Option<AgentIdentity>` into each request's extensions:
 /// whom the client certificate of this very connection names.
 pub fn enrolment_routes(state: EnrolmentState) -> Router {
     Router::new()
         .route(ENROLL_PATH, post(enroll))
         .route(RENEW_PATH, post(renew))
+        .route(RETURN_PATH, post(come_back))
         .layer(from_fn(request::around))
         .with_state(state)
 }
@@ -78,6 +89,28 @@ async fn renew(
     Ok(Answer(renewed))
 }
 
+async fn come_back(
+    State(state): State<EnrolmentState>,
+    from: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    Json(request): Json<ReturnRequest>,
+) -> Result<Answer<Enrolled>, Refused> {
+    no_browser(&headers)?;
+    let Ok(_place) = RETURNS.try_acquire() else {
+        let message = "many ask to come back at once: try again in a minute".to_owned();
+        return Err(Refused(Refusal { code: RefusalCode::Busy, message }));
+    };
+    let from = from.map(|Extension(ConnectInfo(address))| address.ip());
+    let back = state.enrolment.come_back(&request, from, OffsetDateTime::now_utc()).await;
+    let back = back.map_err(|error| {
+        let refusal = error.refusal();
+        info!(%error, code = %refusal.code, "An agent with an expired certificate was not let in");
+        Refused(refusal)
+    })?;
+    state.reload(&back).await;
+    Ok(Answer(back))
+}
+
 impl EnrolmentState {
     /// The agent has its certificate either way; the room reads the records again at the next occasion.
     async fn reload(&self, enrolled: &Enrolled) {
@@ -115,6 +148,7 @@ impl IntoResponse for Refused {
             | RefusalCode::OtherSession
             | RefusalCode::NotSeated
             | RefusalCode::CannotResume
+            | RefusalCode::Waiting
             | RefusalCode::Other => StatusCode::FORBIDDEN,
         };
         (status, Answer(self.0)).into_response()

@@ -228,6 +228,7 @@ impl From<ProcessServerError> for Problem {
     fn from(error: ProcessServerError) -> Self {
         match error {
             ProcessServerError::Unknown(_) => Self::not_found("process_server_not_found", error.to_string()),
+            ProcessServerError::NotReturning(_) => Self::conflict("does_not_ask", error.to_string()),
             ProcessServerError::Store(error) => error.into(),
         }
     }

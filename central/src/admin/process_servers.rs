@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     gateway::{GatewayView, view::ConnectedView},
-    process_server::{ProcessServer, ProcessServers, group::Groups},
+    process_server::{ProcessServer, ProcessServers, Returning, group::Groups},
 };
 
 /// One Process Server, as the API shows it.
@@ -27,6 +27,9 @@ pub(super) struct ProcessServerAnswer {
     restart_required: bool,
     connected: bool,
     active: bool,
+    /// Present while it asks to come back with an expired certificate, or was allowed to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returning: Option<Returning>,
     #[serde(with = "time::serde::rfc3339::option")]
     last_seen: Option<OffsetDateTime>,
     /// The agent's software version; `null` until it was first heard.
@@ -134,6 +137,19 @@ pub(super) async fn restart(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Lets one whose certificate has expired come back. Never done by itself: whoever copied its disk could ask.
+pub(super) async fn approve(
+    State(state): State<AppState>,
+    caller: Caller,
+    Named(name): Named,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<Answer<ProcessServerAnswer>, Problem> {
+    let server = state.process_servers(&caller).approve(&name, OffsetDateTime::now_utc()).await?;
+    let text = format!("{name} was allowed to come back with its expired certificate, within 24 hours");
+    state.note(&caller, "return_approved", text).await;
+    Ok(Answer(Looking::new(&state, &caller).await?.at(server)))
+}
+
 /// The body of a call that takes none.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -191,6 +207,7 @@ impl<'a> Looking<'a> {
             configured: server.candidate && candidate.is_some_and(|candidate| candidate.configured),
             restart_required,
             connected: connected.is_some(),
+            returning: server.returning,
             active,
             last_seen: connected.map(|connected| connected.last_heard).or(server.last_seen),
             version: heard.then_some(software),

@@ -63,6 +63,7 @@ pub fn table() -> Vec<Route> {
         patch("/process-servers/{name}", CloudAdministrator, process_servers::change),
         delete("/process-servers/{name}", CloudAdministrator, process_servers::remove),
         post("/process-servers/{name}/restart", Operator, process_servers::restart),
+        post("/process-servers/{name}/approve", CloudAdministrator, process_servers::approve),
         get("/destinations", Viewer, destinations::list),
         post("/destinations", Administrator, destinations::create),
         get("/destinations/{name}", Viewer, destinations::show),

@@ -29,7 +29,10 @@ use rustls::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{identity::fingerprint_of_spki, secret_file};
+use super::{
+    identity::{AgentIdentity, fingerprint_of_spki},
+    secret_file,
+};
 
 /// How long an agent's certificate lives; it is renewed at two thirds.
 pub const AGENT_LIFE: Duration = Duration::hours(24);
@@ -164,6 +167,23 @@ impl Ca {
         let renewed = server(&self.server_path, &self.issuer, &self.names, now)?;
         *self.server.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         Ok(true)
+    }
+
+    /// Whom a certificate of this CA names and when it ends, whether or not that is over. It proves nothing
+    /// about whoever sent it: certificates are no secret.
+    pub fn read_agent(&self, certificate_pem: &str) -> Option<(AgentIdentity, OffsetDateTime)> {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        if certificate_pem.len() > CSR_BYTES_MAX {
+            return None;
+        }
+        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
+        let (rest, read) = X509Certificate::from_der(&certificate).ok()?;
+        let key = self.issuer.key().subject_public_key_info();
+        let (_, key) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&key).ok()?;
+        if !rest.is_empty() || read.verify_signature(Some(&key)).is_err() {
+            return None;
+        }
+        Some((AgentIdentity::read(&certificate).ok()?, read.validity().not_after.to_datetime()))
     }
 
     /// A certificate for the key in `csr_pem`. Only the key is taken from the request; every name comes from
@@ -380,7 +400,6 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> CaError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enrolment::AgentIdentity;
 
     #[test]
     fn the_authority_and_its_server_certificate_are_the_same_after_a_restart() {

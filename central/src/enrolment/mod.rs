@@ -6,12 +6,16 @@
 //!   TLS handshake ──► AgentIdentity ──admit──► the record, if this key still counts
 //! ```
 //!
+//! An agent whose certificate expired while it was away asks to come back, and waits for an administrator's
+//! word ([`returning`]).
+//!
 //! An agent whose data was wiped enrols anew with a token *made for its name*: the Process Server keeps its
 //! record (and its mark as candidate) but gets a new agent id and key, and the old certificate is dead at
 //! once. A token for no name in particular never replaces anybody.
 
 pub mod ca;
 mod identity;
+pub mod returning;
 pub mod secret_file;
 pub mod token;
 
@@ -236,6 +240,7 @@ impl Enrolment {
             let made =
                 self.ca.certify_agent(csr_pem, &identity.environment, identity.agent, &identity.name, now)?;
             let mut server = before.value.clone();
+            server.returning = None;
             server.fingerprint = made.fingerprint;
             // The newest certificate for the presented key ends no later than this.
             let valid_until = now + ca::AGENT_LIFE;
@@ -258,6 +263,7 @@ impl Enrolment {
         Err(StoreError::Conflict(key).into())
     }
 
+    /// The record of whoever holds this key, if it still counts.
     async fn record(
         &self,
         identity: &AgentIdentity,

@@ -98,7 +98,9 @@ pub enum CommandError {
          accept_risk \"lose-connection\" (posternctl: --accept-risk=lose-connection)"
     )]
     WouldCut { active: Name, streams: usize },
-    #[error("{0} did not answer central within 1 s: look at postern-agent status on its host, then try again")]
+    #[error(
+        "{0} did not answer central within 1 s: look at postern-agent status on its host, then try again"
+    )]
     NoAnswer(Name),
     #[error("the gateway group changed meanwhile: look at posternctl raft status, then decide")]
     Changed,

@@ -6,6 +6,8 @@
 
 pub mod group;
 
+use std::net::IpAddr;
+
 use proto::{AgentId, BootId, EnvironmentName, Fingerprint, Name, hello::SystemInformation};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -28,6 +30,9 @@ pub struct ProcessServer {
     /// The key before it, while its certificate is still valid: a renewal may be lost half-way.
     #[serde(default)]
     pub previous: Option<PreviousKey>,
+    /// Its certificate expired while it was away, and it asks to come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returning: Option<Returning>,
     /// Whether an administrator allowed it to become the Secure Gateway.
     pub candidate: bool,
     /// The boot central had last heard of when it was marked.
@@ -55,6 +60,25 @@ pub struct PreviousKey {
     pub valid_until: OffsetDateTime,
 }
 
+/// One that asks to come back with a certificate that has expired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Returning {
+    #[serde(with = "time::serde::rfc3339")]
+    pub expired_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub first_asked_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_asked_at: OffsetDateTime,
+    /// Where it asked from last.
+    pub from: Option<IpAddr>,
+    /// An administrator lets it in until then.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub approved_until: Option<OffsetDateTime>,
+}
+
+/// How long an approval waits for its agent.
+pub const APPROVED_FOR: time::Duration = time::Duration::hours(24);
+
 impl ProcessServer {
     /// The record of a freshly enrolled agent: no candidate, never seen.
     pub fn enrolled(name: Name, agent: AgentId, fingerprint: Fingerprint, now: OffsetDateTime) -> Self {
@@ -63,6 +87,7 @@ impl ProcessServer {
             agent,
             fingerprint,
             previous: None,
+            returning: None,
             candidate: false,
             marked_at_boot: None,
             last_boot: None,
@@ -93,6 +118,11 @@ impl ProcessServer {
 pub enum ProcessServerError {
     #[error("no Process Server is named {0}")]
     Unknown(Name),
+    #[error(
+        "{0} does not ask to come back: only an agent whose certificate has expired is approved, after it has \
+         asked (start postern-agent on its host)"
+    )]
+    NotReturning(Name),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -132,6 +162,24 @@ impl ProcessServers {
             }
         })
         .await
+    }
+
+    /// Lets an agent whose certificate has expired come back, once, within [`APPROVED_FOR`].
+    pub async fn approve(
+        &self,
+        name: &Name,
+        now: OffsetDateTime,
+    ) -> Result<ProcessServer, ProcessServerError> {
+        let unknown = || ProcessServerError::Unknown(name.clone());
+        let changed = PROCESS_SERVERS.update(&*self.store, &self.owner, name.as_str(), |before| {
+            let mut after = before.ok_or_else(unknown)?.clone();
+            match &mut after.returning {
+                Some(returning) => returning.approved_until = Some(now + APPROVED_FOR),
+                None => return Err(ProcessServerError::NotReturning(name.clone())),
+            }
+            Ok(Some(after))
+        });
+        changed.await?.ok_or_else(unknown)
     }
 
     /// Notes what a connected agent said of itself.

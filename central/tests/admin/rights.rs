@@ -92,6 +92,7 @@ async fn only_a_cloud_administrator_marks_removes_lets_in_and_decides_who_is_tol
             "POST /api/v1/alerts/preview",
             "POST /api/v1/alerts/test",
             "POST /api/v1/enrollment-tokens",
+            "POST /api/v1/process-servers/{name}/approve",
             "POST /api/v1/raft/recover",
             "PUT /api/v1/alerts",
             "PUT /api/v1/alerts/maintenance",

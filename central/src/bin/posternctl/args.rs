@@ -84,6 +84,10 @@ pub(crate) enum ProcessServers {
     Candidate { name: Name, allowed: Switch },
     /// Restarts the agent process.
     Restart { name: Name },
+    /// Lets NAME, whose certificate expired while it was away, come back. Needs the Cloud Administrator role.
+    ///
+    /// It asks by itself once it runs again; `list` shows who asks, and `show` from where.
+    Approve { name: Name },
     /// Removes the record; its agent is refused from then on and has to enrol again.
     Remove { name: Name },
 }

@@ -25,7 +25,19 @@ pub(crate) struct ProcessServer {
     pub(crate) version: Option<String>,
     pub(crate) os: Option<String>,
     #[serde(default)]
+    pub(crate) returning: Option<Returning>,
+    #[serde(default)]
     pub(crate) system_information: Map<String, Value>,
+}
+
+/// Asks to come back with a certificate that has expired.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Returning {
+    #[serde(with = "time::serde::rfc3339")]
+    expired_at: OffsetDateTime,
+    from: Option<String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    approved_until: Option<OffsetDateTime>,
 }
 
 pub(crate) async fn run(
@@ -69,6 +81,13 @@ pub(crate) async fn run(
             ));
             Ok(())
         }
+        ProcessServers::Approve { name } => {
+            let answer = client.post(&format!("process-servers/{name}/approve"), json!({})).await?;
+            screen.talk(&format!(
+                "{name} may come back: it asks again within a minute. Watch it: posternctl process-servers show {name}"
+            ));
+            if screen.is_json() { Ok(screen.json(&answer)?) } else { Ok(()) }
+        }
         ProcessServers::Remove { name } => {
             client.delete(&format!("process-servers/{name}")).await?;
             screen.talk(&format!("{name} was removed; its agent has to enrol again to come back."));
@@ -87,7 +106,8 @@ pub(crate) fn table(servers: &[ProcessServer], screen: &mut Screen) -> Result<()
                 server.name.clone(),
                 yes(server.candidate) + if server.restart_required { " (restart required)" } else { "" },
                 yes(server.configured),
-                yes(server.connected),
+                yes(server.connected)
+                    + if server.returning.is_some() { " (certificate expired, asks to return)" } else { "" },
                 if server.active { "active" } else { "-" }.into(),
                 or_dash(server.last_seen.map(|seen| ago(seen, now))),
                 or_dash(server.version.as_ref()),
@@ -111,6 +131,20 @@ fn details(server: &ProcessServer, screen: &mut Screen) -> Result<(), Failure> {
         ("Version", or_dash(server.version.as_ref())),
         ("OS", or_dash(server.os.as_ref())),
     ];
+    if let Some(returning) = &server.returning {
+        let from = returning.from.as_deref().unwrap_or("an unknown address");
+        let expired = ago(returning.expired_at, now);
+        lines.push((
+            "Returning",
+            match returning.approved_until {
+                Some(_) => format!("approved; its certificate expired {expired}, it asked from {from}"),
+                None => format!(
+                    "certificate expired {expired}, asks from {from}: posternctl process-servers approve {}",
+                    server.name
+                ),
+            },
+        ));
+    }
     for (name, value) in &server.system_information {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         lines.push((name, text));

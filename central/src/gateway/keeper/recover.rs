@@ -72,7 +72,9 @@ impl Keeper {
         now: Instant,
     ) -> Result<u64, CommandError> {
         let before = self.record.generation;
-        self.take(Step::Found { agent }, now).await.map_err(|error| CommandError::Store(error.to_string()))?;
+        self.take(Step::Found { agent }, now)
+            .await
+            .map_err(|error| CommandError::Store(error.to_string()))?;
         let founder = self.record.group.as_ref().map(|group| group.founder);
         if self.record.generation != before + 1 || founder != Some(agent) {
             return Err(CommandError::Changed);
@@ -112,7 +114,8 @@ impl Keeper {
         }
         let connected = |agent: AgentId| self.environment.registry.link(agent).is_some();
         let away = group.seats.iter().filter(|seated| !connected(seated.agent));
-        let away = away.filter_map(|seated| self.servers.get(&seated.agent)).map(|server| server.name.clone());
+        let away =
+            away.filter_map(|seated| self.servers.get(&seated.agent)).map(|server| server.name.clone());
         let away: BTreeSet<Name> = away.collect();
         for name in recovery.lost.difference(&away) {
             return Err(match self.server(name) {

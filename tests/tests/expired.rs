@@ -1,0 +1,92 @@
+//! An agent was away for longer than its certificate lived: it asks to come back with its old key, waits for an
+//! administrator's word, and then has its place again.
+
+use std::fs;
+use std::time::Duration;
+
+use postern_tests::{Hosts, wait_until};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
+use serde_json::Value;
+
+/// It asks every 10 to 30 seconds.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn it_waits_for_an_approval_and_then_votes_and_carries_as_before() {
+    let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
+    let node = hosts.node_of("beta").await;
+    hosts.stop("beta");
+    expire_certificate(&hosts, "beta");
+
+    hosts.start("beta");
+
+    let asks = wait_until("beta asks to come back", ASKED_WITHIN, async || {
+        let beta = hosts.api().get("/process-servers/beta").await;
+        beta.get("returning").cloned()
+    })
+    .await;
+    assert_eq!((&asks["from"], &asks["approved_until"]), (&Value::from("127.0.0.1"), &Value::Null), "{asks}");
+    let listed = hosts.posternctl(&["process-servers", "list"]);
+    assert!(listed.contains("certificate expired, asks to return"), "{listed}");
+    assert_eq!(hosts.servers_that_are("connected").await, ["alpha"], "nobody is let in by himself");
+    let events = hosts.api().get("/events").await.to_string();
+    assert!(events.contains("posternctl process-servers approve beta"), "{events}");
+
+    hosts.posternctl(&["process-servers", "approve", "beta"]);
+
+    wait_until("beta is connected", ASKED_WITHIN, async || {
+        (hosts.servers_that_are("connected").await == ["alpha", "beta"]).then_some(())
+    })
+    .await;
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    assert_eq!(hosts.node_of("beta").await, node, "its records are whole, so its seat is the same");
+    hosts.kill("alpha");
+    hosts.until_active("beta").await;
+}
+
+#[tokio::test]
+async fn one_that_was_removed_meanwhile_cannot_even_ask() {
+    let mut hosts = Hosts::central("").await;
+    hosts.enrol("alpha").await;
+    hosts.stop("alpha");
+    expire_certificate(&hosts, "alpha");
+    hosts.api().delete("/process-servers/alpha").await;
+
+    hosts.start("alpha");
+
+    let log = hosts.data_dir("alpha.log");
+    wait_until("alpha was told that it is not known", ASKED_WITHIN, async || {
+        fs::read_to_string(&log).ok().filter(|log| log.contains("it was removed; enrol again"))
+    })
+    .await;
+    assert_eq!(hosts.api().get("/process-servers").await, Value::Array(Vec::new()));
+}
+
+/// Replaces an agent's certificate by one for the same key that central's CA could have made years ago.
+fn expire_certificate(hosts: &Hosts, name: &str) {
+    let read = |path: std::path::PathBuf| {
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let authority = read(hosts.data_dir("central").join("ca/ca-key.pem"));
+    let certificate = authority.find("-----BEGIN CERTIFICATE").unwrap();
+    let authority_key = KeyPair::from_pem(&authority[..certificate]).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&authority[certificate..], authority_key).unwrap();
+
+    let identity = hosts.data_dir(name).join("identity");
+    let key = KeyPair::from_pem(&read(identity.join("key.pem"))).unwrap();
+    let record: Value = serde_json::from_str(&read(identity.join("identity.json"))).unwrap();
+    let text = |field: &str| record[field].as_str().unwrap().to_owned();
+    let uri = format!("postern://{}/agent/{}", text("environment"), text("agent"));
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 1, 2));
+    let expired = params.signed_by(&key, &issuer).unwrap();
+    fs::write(identity.join("cert.pem"), expired.pem()).unwrap();
+}
