@@ -43,6 +43,10 @@ async fn it_waits_for_an_approval_and_then_votes_and_carries_as_before() {
     .await;
     hosts.until_group_is(&["alpha", "beta", "witness"]).await;
     assert_eq!(hosts.node_of("beta").await, node, "its records are whole, so its seat is the same");
+    wait_until("both are configured", ASKED_WITHIN, async || {
+        (hosts.servers_that_are("configured").await == ["alpha", "beta"]).then_some(())
+    })
+    .await;
     hosts.kill("alpha");
     hosts.until_active("beta").await;
 }

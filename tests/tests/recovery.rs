@@ -50,7 +50,8 @@ async fn of_three_candidates_the_survivor_of_two_founds_the_group_anew_and_the_l
     assert_eq!((now.active.as_deref(), now.fence()), (Some("gamma"), after.fence()));
     let events = hosts.api().get("/events").await.to_string();
     assert!(events.contains("group_recovered") && events.contains("recovery_ordered"), "{events}");
-    // Healthy means: the active can change.
+    // Healthy means: the active can change. A vote counts once the voters before have agreed to it.
+    until_configured(&hosts, &["alpha", "beta", "gamma"]).await;
     hosts.kill("gamma");
     hosts
         .until("another one carries", |gateway| gateway.active.as_deref().is_some_and(|a| a != "gamma"))
@@ -87,6 +88,7 @@ async fn of_two_candidates_the_survivor_founds_anew_when_central_lost_its_record
     assert!(mirror.look_into(listen, SOON).await.is_some());
     hosts.start("beta");
     hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    until_configured(&hosts, &["alpha", "beta"]).await;
     assert_eq!(hosts.gateway().await.fence(), after.fence());
     hosts.kill("alpha");
     hosts.until_active("beta").await;
@@ -119,6 +121,13 @@ async fn until_nobody_may_lead(hosts: &Hosts, order: &[&str]) {
     wait_until("the group has been without a leader for long enough", SOON, async || {
         let said = refused(hosts, order);
         (!said.contains("try again in") && !said.contains("leads it")).then_some(())
+    })
+    .await;
+}
+
+async fn until_configured(hosts: &Hosts, names: &[&str]) {
+    wait_until(&format!("{names:?} are configured"), SOON, async || {
+        (hosts.servers_that_are("configured").await == names).then_some(())
     })
     .await;
 }
