@@ -16,8 +16,11 @@ use crate::{
     admin::{self, ApiTokens, AppState, EnrolmentState, Role},
     alerts::{Book, Dispatcher, Nudge},
     config::Config,
+    destination::Destinations,
     door::{self, Bounds},
+    drill::{Driller, Drills, Stage},
     enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
+    events::Events,
     gateway::{
         Gateway, Gateways,
         environment::Environment,
@@ -86,6 +89,7 @@ pub struct App {
     agent_router: axum::Router,
     keepers: Vec<(Keeper, mpsc::Receiver<Event>, mpsc::Receiver<crate::gateway::Command>)>,
     dispatchers: Vec<Dispatcher>,
+    drillers: Vec<Driller>,
     environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     listeners: Arc<Listeners>,
     ca: Arc<Ca>,
@@ -168,6 +172,23 @@ impl App {
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
         let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
 
+        let mut drillers = Vec::new();
+        let mut conductors = BTreeMap::new();
+        for (name, gateway) in gateways.iter() {
+            let stage = Stage {
+                environment: name.clone(),
+                gateway: gateway.clone(),
+                data_plane: listeners.clone(),
+                destinations: Destinations::new(store.clone(), name),
+                drills: Drills::new(store.clone(), name),
+                events: Events::new(store.clone(), name),
+                drain_timeout: config.gateway.drain_timeout,
+            };
+            let (driller, conductor) = Driller::new(stage, config.gateway.drill);
+            drillers.push(driller);
+            conductors.insert(name.clone(), conductor);
+        }
+
         let public_url = config
             .tunnel
             .public_url
@@ -187,6 +208,7 @@ impl App {
             alert_rules: rules,
             alert_courier: courier,
             alert_nudges: Arc::new(nudges),
+            drills: Arc::new(conductors),
             alert_hold_down: config.alerts.hold_down,
             tunnel_url: Some(public_url.into()),
             ip_forwarder_url: None,
@@ -203,6 +225,7 @@ impl App {
             agent_router,
             keepers,
             dispatchers,
+            drillers,
             environments,
             listeners,
             ca,
@@ -318,6 +341,13 @@ impl App {
             parts.spawn(async move {
                 dispatcher.run(stop).await;
                 "the dispatcher of an Environment's alerts"
+            });
+        }
+        for driller in self.drillers {
+            let stop = cancel.clone();
+            parts.spawn(async move {
+                driller.run(stop).await;
+                "the drills of an Environment"
             });
         }
         let stop = cancel.clone();

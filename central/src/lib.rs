@@ -9,6 +9,7 @@ pub mod config;
 pub mod destination;
 pub mod dev;
 pub mod door;
+pub mod drill;
 pub mod enrolment;
 pub mod events;
 pub mod gateway;

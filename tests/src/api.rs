@@ -65,6 +65,11 @@ impl Api {
         self.call(Method::PATCH, path, Some(body)).await
     }
 
+    /// `DELETE /api/v1{path}`.
+    pub async fn delete(&self, path: &str) {
+        self.call(Method::DELETE, path, None).await;
+    }
+
     /// The Secure Gateway's state.
     pub async fn gateway(&self) -> Gateway {
         let answer = self.get("/gateway").await;
@@ -98,6 +103,10 @@ impl Api {
         let status = answer.status();
         let text = answer.text().await.unwrap_or_else(|error| panic!("{method} {url}: {}", chain(&error)));
         assert!(status.is_success(), "{method} {url} was answered {status}: {text}");
+        if text.is_empty() {
+            return Value::Null;
+        }
+        // 204 has nothing to say.
         if text.is_empty() {
             return Value::Null;
         }

@@ -2,6 +2,7 @@
 //! (marking, founding, leaving, losing one's state), where [`Site`](crate::Site) would do too much at once.
 
 mod look;
+mod place;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use crate::process::{Launch, run, signal};
 use crate::{Api, Folder, Process, SmallDisk, Stop, port, program, wait_until};
 
 pub use look::{Member, Shown, Switch};
+pub use place::Place;
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// Elections take half a second; the rest is for a busy machine.
@@ -26,8 +28,8 @@ const SOON: Duration = Duration::from_secs(30);
 const CENTRAL: &str = "central";
 
 /// A destination may be anywhere on this machine.
-const AGENT_TOML: &str =
-    "[[allow]]\nhost = \"127.0.0.0/8\"\nports = \"*\"\n\n[peers]\nlisten = \"127.0.0.1:0\"\n";
+const ALLOW_TOML: &str = "[[allow]]\nhost = \"127.0.0.0/8\"\nports = \"*\"\n\n";
+const PEERS_TOML: &str = "[peers]\nlisten = \"127.0.0.1:0\"\n";
 
 /// Central by `postern-central serve`, and any number of agents that were enrolled.
 pub struct Hosts {
@@ -37,6 +39,8 @@ pub struct Hosts {
     /// The running agents.
     agents: BTreeMap<String, Process>,
     central: Option<Process>,
+    /// Agents on hosts of their own; the others are on this one.
+    places: BTreeMap<String, Place>,
     /// By whose state lies on them; after the processes, which must have let go of them.
     disks: BTreeMap<String, SmallDisk>,
     // Last, so that it outlives the processes that write into it.
@@ -46,18 +50,29 @@ pub struct Hosts {
 impl Hosts {
     /// Central alone, with `settings` appended to its configuration.
     pub async fn central(settings: &str) -> Self {
-        Self::start_on(Folder::new("hosts"), BTreeMap::new(), settings).await
+        Self::start_on(Folder::new("hosts"), BTreeMap::new(), loopback(), settings).await
+    }
+
+    /// Central alone, listening for agents at `tunnel`, which they will dial from these places.
+    pub async fn central_across(tunnel: SocketAddr, places: BTreeMap<String, Place>, settings: &str) -> Self {
+        let hosts = Self::start_on(Folder::new("hosts"), BTreeMap::new(), tunnel, settings).await;
+        Self { places, ..hosts }
     }
 
     /// The same, with central's state on a [`SmallDisk`].
     pub async fn central_on_a_small_disk(settings: &str) -> Self {
         let folder = Folder::new("hosts");
         let disk = SmallDisk::over(&folder.make(CENTRAL));
-        Self::start_on(folder, BTreeMap::from([(CENTRAL.to_owned(), disk)]), settings).await
+        Self::start_on(folder, BTreeMap::from([(CENTRAL.to_owned(), disk)]), loopback(), settings).await
     }
 
-    async fn start_on(folder: Folder, disks: BTreeMap<String, SmallDisk>, settings: &str) -> Self {
-        let (admin, tunnel) = (port::free(), port::free());
+    async fn start_on(
+        folder: Folder,
+        disks: BTreeMap<String, SmallDisk>,
+        tunnel: SocketAddr,
+        settings: &str,
+    ) -> Self {
+        let admin = port::free();
         let config = format!(
             "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
              public_url = \"https://{tunnel}\"\n\n{settings}",
@@ -73,7 +88,8 @@ impl Hosts {
         .await;
         until_listening(admin).await;
         let api = Api::new(&format!("https://{admin}"), &folder.join("central/ca.pem"), &token);
-        Self { api, admin, tunnel, agents: BTreeMap::new(), central: Some(central), disks, folder }
+        let (agents, places) = (BTreeMap::new(), BTreeMap::new());
+        Self { api, admin, tunnel, agents, central: Some(central), places, disks, folder }
     }
 
     /// A gateway of these agents, up, each of them voting, and the first one active.
@@ -121,8 +137,12 @@ impl Hosts {
         let answer = self.api.post("/enrollment-tokens", json!({"name": name})).await;
         let token = answer["token"].as_str().unwrap_or_else(|| panic!("a token is missing in {answer}"));
         let token_file = self.folder.write_private(&format!("{name}.token"), token);
-        self.folder.write(&format!("{name}.toml"), AGENT_TOML);
-        let mut enroll = Command::new(program("postern-agent"));
+        let settings = match self.places.get(name) {
+            Some(place) => place.agent_toml(),
+            None => format!("{ALLOW_TOML}{PEERS_TOML}"),
+        };
+        self.folder.write(&format!("{name}.toml"), settings);
+        let mut enroll = self.agent_command(name);
         enroll.args(["enroll", "--central", &format!("https://{}", self.tunnel), "--name", name]);
         enroll.arg("--token-file").arg(token_file).arg("--ca-cert").arg(self.folder.join("central/ca.pem"));
         enroll.arg("--data-dir").arg(self.data_dir(name));
@@ -133,13 +153,29 @@ impl Hosts {
 
     /// Starts an enrolled agent that does not run.
     pub fn start(&mut self, name: &str) {
-        let mut command = Command::new(program("postern-agent"));
+        let mut command = self.agent_command(name);
         command.arg("run").arg("--data-dir").arg(self.data_dir(name));
         command.arg("--config").arg(self.folder.join(&format!("{name}.toml")));
         let log = self.folder.join(&format!("{name}.log"));
         let process = Process::spawn(Launch { name, command, log, stop: Stop::Term, user: None });
         let before = self.agents.insert(name.to_owned(), process);
         assert!(before.is_none(), "{name} runs already");
+    }
+
+    /// Empties the allow-list of an agent, as its site may, and starts it again.
+    pub async fn forbid_everything(&mut self, name: &str) {
+        self.stop(name);
+        self.folder.write(&format!("{name}.toml"), PEERS_TOML);
+        self.start(name);
+        self.until_connected(name).await;
+    }
+
+    /// The agent's program, on its host.
+    fn agent_command(&self, name: &str) -> Command {
+        match self.places.get(name) {
+            Some(place) => place.command(&program("postern-agent")),
+            None => Command::new(program("postern-agent")),
+        }
     }
 
     /// Stops an agent as its operator would.
@@ -322,6 +358,10 @@ fn start_central(folder: &Folder) -> Process {
     command.arg("serve").arg("--config").arg(folder.join("central.toml"));
     let log = folder.join("central.log");
     Process::spawn(Launch { name: "postern-central", command, log, stop: Stop::Term, user: None })
+}
+
+fn loopback() -> SocketAddr {
+    port::free()
 }
 
 async fn until_listening(admin: SocketAddr) {

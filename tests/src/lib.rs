@@ -46,7 +46,7 @@ pub use dev::{Dev, DevAgent};
 pub use disk::SmallDisk;
 pub use folder::Folder;
 pub use host::Host;
-pub use hosts::{Hosts, Member, Shown, Switch};
+pub use hosts::{Hosts, Member, Place, Shown, Switch};
 pub use link::{Connection, Link};
 pub use process::{Process, Stop};
 pub use program::program;

@@ -15,6 +15,7 @@ mod authenticate;
 pub mod client;
 pub mod data_plane;
 mod destinations;
+mod drills;
 mod enrollment_tokens;
 mod events;
 mod gateway;
@@ -49,6 +50,7 @@ use tracing::warn;
 
 use crate::{
     alerts::Nudge,
+    drill::Conductors,
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
@@ -75,6 +77,8 @@ pub struct AppState {
     pub alert_courier: alerting::Courier,
     /// Wakes the dispatcher of an Environment.
     pub alert_nudges: Arc<BTreeMap<EnvironmentName, Nudge>>,
+    /// Where drills are ordered, by Environment.
+    pub drills: Arc<Conductors>,
     /// How long an outage lasts before it is told, unless the alerts' settings say so.
     pub alert_hold_down: Duration,
     /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.

@@ -11,7 +11,7 @@ use axum::{
 use super::{
     API, AppState, alerts, api_tokens,
     authenticate::{self, Gate},
-    destinations, enrollment_tokens, events, gateway, health, meta,
+    destinations, drills, enrollment_tokens, events, gateway, health, meta,
     problem::Problem,
     process_servers, raft, request,
     rights::{
@@ -58,6 +58,8 @@ pub fn table() -> Vec<Route> {
         post("/gateway/switch", Operator, gateway::switch),
         get("/gateway/drain", Viewer, gateway::drains),
         post("/gateway/drain/end", Operator, gateway::end_drain),
+        post("/gateway/drill", Operator, drills::begin),
+        get("/gateway/drills", Viewer, drills::list),
         get("/process-servers", Viewer, process_servers::list),
         get("/process-servers/{name}", Viewer, process_servers::show),
         patch("/process-servers/{name}", CloudAdministrator, process_servers::change),

@@ -49,6 +49,7 @@ pub(super) struct GatewayTable {
     pub(super) connect_timeout: Given<DurationText>,
     pub(super) park_timeout: Given<DurationText>,
     pub(super) drain_timeout: Given<DurationText>,
+    pub(super) drill: Given<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -27,6 +27,7 @@ pub use program::{
 use crate::{
     cidr::Cidr,
     destination::{DestinationUrl, parse_listen},
+    drill::schedule::Schedule,
     people::SessionLimits,
 };
 use file::{DurationText, File, Given, place};
@@ -86,6 +87,8 @@ pub struct Gateway {
     pub park_timeout: Duration,
     /// How long the old active keeps its streams after a planned switch.
     pub drain_timeout: Duration,
+    /// When failover drills run by themselves.
+    pub drill: Option<Schedule>,
 }
 
 /// What central asks of its agents.
@@ -123,7 +126,12 @@ impl Default for Config {
                 dead_after: 15 * S,
                 resume_window: 30 * S,
             },
-            gateway: Gateway { connect_timeout: 4 * M, park_timeout: 30 * S, drain_timeout: 5 * M },
+            gateway: Gateway {
+                connect_timeout: 4 * M,
+                park_timeout: 30 * S,
+                drain_timeout: 5 * M,
+                drill: None,
+            },
             agent: Agent { give_way_after: 10 * S },
             alerts: Alerts { hold_down: 10 * S, allow_destinations: Vec::new() },
             listeners: Listeners { bind: Ipv4Addr::LOCALHOST.into() },
@@ -221,6 +229,7 @@ impl Reading<'_, '_> {
                     Duration::ZERO..=24 * H,
                     default.gateway.drain_timeout,
                 ),
+                drill: self.schedule(&file.gateway.drill, default.gateway.drill),
             },
             agent: Agent {
                 give_way_after: self.duration(
@@ -328,6 +337,14 @@ impl Reading<'_, '_> {
     fn listen(&mut self, given: &Given<String>, default: SocketAddr) -> SocketAddr {
         let Some(given) = given else { return default };
         parse_listen(given.get_ref()).unwrap_or_else(|error| {
+            self.mistakes.add(given.span(), error);
+            default
+        })
+    }
+
+    fn schedule(&mut self, given: &Given<String>, default: Option<Schedule>) -> Option<Schedule> {
+        let Some(given) = given else { return default };
+        Schedule::setting(given.get_ref()).unwrap_or_else(|error| {
             self.mistakes.add(given.span(), error);
             default
         })
@@ -444,6 +461,7 @@ mod tests {
             connect_timeout = "2m"
             park_timeout = "0s"
             drain_timeout = "1h"
+            drill = "weekly Sun 03:00"
             [agent]
             give_way_after = "1500ms"
             [alerts]
@@ -465,7 +483,12 @@ mod tests {
         assert_eq!(config.link_settings().dead_after(), 2 * S);
         assert_eq!(
             config.gateway,
-            Gateway { connect_timeout: 2 * M, park_timeout: Duration::ZERO, drain_timeout: H }
+            Gateway {
+                connect_timeout: 2 * M,
+                park_timeout: Duration::ZERO,
+                drain_timeout: H,
+                drill: Some("weekly Sun 03:00".parse().unwrap()),
+            }
         );
         assert_eq!(config.agent.give_way_after, 1500 * MS);
         assert_eq!(config.alerts.allow_destinations.len(), 1);

@@ -43,6 +43,8 @@ pub enum Command {
     Unreachable { destination: Name, summary: String, reply: oneshot::Sender<Result<(), CommandError>> },
     /// Found the group anew on one agent, because its quorum is gone for good.
     Recover { recovery: Recovery, reply: oneshot::Sender<Result<u64, CommandError>> },
+    /// Tell people of something that works, but may not work when it is needed.
+    TellDegraded { summary: String, reply: oneshot::Sender<Result<(), CommandError>> },
     /// Process Servers were marked, unmarked or removed in the store, or alerts set: read them again.
     Reload { reply: oneshot::Sender<Result<(), CommandError>> },
 }
@@ -166,6 +168,11 @@ impl Gateway {
     /// left of the old group learns that it was superseded and joins again.
     pub async fn recover(&self, recovery: Recovery) -> Result<u64, CommandError> {
         self.command(|reply| Command::Recover { recovery, reply }).await
+    }
+
+    /// Tells whoever wants alerts of a lost tolerance that the next failover may fail, as `summary` says.
+    pub async fn tell_degraded(&self, summary: String) -> Result<(), CommandError> {
+        self.command(|reply| Command::TellDegraded { summary, reply }).await
     }
 
     /// To be called after Process Servers or the settings of alerts changed in the store.

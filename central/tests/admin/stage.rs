@@ -109,6 +109,7 @@ impl Stage {
             alert_rules: rules.clone(),
             alert_courier: Courier::new(rules),
             alert_nudges: Arc::default(),
+            drills: Arc::default(),
             alert_hold_down: Duration::from_secs(10),
             tunnel_url: Some("https://central.example:8444".into()),
             ip_forwarder_url: Some("socks5://central.example:1080".into()),
@@ -275,6 +276,10 @@ async fn gateway_task(
             Command::Recover { recovery, reply } => {
                 note(format!("recover on {} without {:?}", recovery.on, recovery.lost));
                 reply.send(Ok(2)).unwrap();
+            }
+            Command::TellDegraded { summary, reply } => {
+                note(format!("tell: {summary}"));
+                reply.send(Ok(())).unwrap();
             }
             Command::Drains { reply } => reply.send(Ok(drains(&view.borrow()))).unwrap(),
             Command::EndDrain { reply } => {

@@ -112,6 +112,20 @@ pub(crate) enum Gateway {
     Drain,
     /// Ends the streams of whoever drains, at once.
     EndDrain,
+    /// Rehearses a failover: switches as planned, tries every destination, and switches back.
+    ///
+    /// Refused without a standby that is ready, or while an old active drains. Streams that last longer than
+    /// gateway.drain_timeout are ended, as by every planned switch.
+    Drill {
+        /// The Process Server to go through; without it, the next configured candidate.
+        #[arg(long, value_name = "NAME")]
+        to: Option<Name>,
+        /// Does not wait for the report.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// What came of drills, newest first.
+    Drills,
 }
 
 #[derive(Debug, Subcommand)]

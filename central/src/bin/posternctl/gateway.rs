@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use crate::{
     args::Gateway as Command,
     client::{Client, read},
+    drills,
     failure::Failure,
     screen::{Screen, ago, or_dash},
 };
@@ -93,6 +94,8 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
             }
             drains(&read::<Vec<Drain>>(&answer)?, screen)
         }
+        Command::Drill { to, no_wait } => drills::begin(to, no_wait, client, screen).await,
+        Command::Drills => drills::list(client, screen).await,
         Command::EndDrain => {
             client.post("gateway/drain/end", json!({})).await?;
             screen.talk("Ended: its clients see a reset, and its agent is a standby, or gone");

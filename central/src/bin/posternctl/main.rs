@@ -8,6 +8,7 @@ mod alerts;
 mod args;
 mod client;
 mod destinations;
+mod drills;
 mod enrollment;
 mod events;
 mod failure;

@@ -39,6 +39,10 @@ impl Keeper {
                 let _ = reply.send(Ok(()));
             }
             Command::Recover { recovery, reply } => self.begin_recovery(recovery, reply, now),
+            Command::TellDegraded { summary, reply } => {
+                self.tell_of(alerting::Kind::ToleranceLost, summary, &[]);
+                let _ = reply.send(Ok(()));
+            }
             Command::Drains { reply } => drop(reply.send(Ok(self.drains()))),
             Command::EndDrain { reply } => {
                 let _ = reply.send(self.order_end_of_drain().await);
