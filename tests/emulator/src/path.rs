@@ -24,6 +24,8 @@ pub struct Impairment {
     pub rate: Option<u64>,
     /// How much may queue for `rate` before it is dropped, in time on the line. Zero means 100 ms.
     pub queue: Duration,
+    /// Larger packets never arrive, and nobody is told: a path whose smallest unit nobody learns of. In bytes.
+    pub largest: Option<usize>,
     /// Nothing arrives, and nobody is told.
     pub cut: bool,
     /// After so many bytes from now the path is cut.
@@ -86,7 +88,8 @@ impl Path {
     /// When this packet arrives: never, once, or twice.
     pub fn take(&mut self, packet: &[u8], now: Instant) -> [Option<Arrival>; 2] {
         let bytes = packet.len() as u64;
-        if self.does.cut || self.is_forgotten(packet, now) {
+        let too_large = self.does.largest.is_some_and(|largest| packet.len() > largest);
+        if self.does.cut || too_large || self.is_forgotten(packet, now) {
             return [None, None];
         }
         self.carried = self.carried.saturating_add(bytes);
@@ -212,6 +215,15 @@ mod tests {
         assert_eq!(passed, 2);
         path.set(Impairment::default());
         assert!(path.take(&tcp(1), Instant::now())[0].is_some(), "it is whole again");
+    }
+
+    #[test]
+    fn what_is_too_large_never_arrives_and_the_rest_does() {
+        let mut path = path(Impairment { largest: Some(40), ..Impairment::default() });
+        let mut large = tcp(1);
+        large.push(0);
+        assert_eq!(path.take(&large, Instant::now()), [None, None]);
+        assert!(path.take(&tcp(1), Instant::now())[0].is_some());
     }
 
     #[test]

@@ -1,0 +1,273 @@
+//! Real central and agents on hosts of their own, on a network that fails in every way the emulator knows.
+//!
+//! Each fault has its number in docs/failover.md, and each test prints its figures as `figure F9 …`. Takes root.
+//! `NETWORK_LONG=1` adds those that need minutes.
+
+mod talk;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use emulator::path::Impairment;
+use postern_tests::holds_for;
+use talk::Talk;
+use world::{World, figure};
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+/// `tunnel.dead_after` and a half, on a machine that may be busy. A bound against hanging, not a figure.
+const SOON: Duration = Duration::from_secs(60);
+/// Longer than everything that would happen by itself: silence, giving way, an election.
+const A_WHILE: Duration = Duration::from_secs(25);
+
+fn cut() -> Impairment {
+    Impairment { cut: true, ..Impairment::default() }
+}
+
+#[tokio::test]
+async fn f9_an_active_that_nobody_hears_is_replaced_and_its_streams_end_as_broken() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let mut held = world.talk().await;
+    let before = world.hosts.gateway().await;
+    let cut_at = Instant::now();
+    for other in ["cloud", "beta"] {
+        world.network.impair_both("alpha", other, &cut()).unwrap();
+    }
+
+    let served = world.until_served(SOON).await;
+    figure("F9", "black hole around the active: until a new connection is served", cut_at.elapsed());
+    assert_eq!(world.hosts.until_active("beta").await.group_epoch, before.group_epoch);
+    held.until_broken(SOON).await;
+    drop(served);
+
+    world.heal();
+    world.hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    assert_eq!(world.hosts.gateway().await.active.as_deref(), Some("beta"), "nobody takes it back");
+    world.dialled_by_one().await;
+}
+
+#[tokio::test]
+async fn f10_when_only_one_direction_is_cut_another_candidate_takes_over() {
+    for (from, to) in [("alpha", "cloud"), ("cloud", "alpha")] {
+        let world = World::up(&["alpha", "beta"]).await;
+        let cut_at = Instant::now();
+        world.network.impair(from, to, cut()).unwrap();
+        world.hosts.until_active("beta").await;
+        world.until_served(SOON).await;
+        figure("F10", &format!("{from} -> {to} cut: until a new connection is served"), cut_at.elapsed());
+        world.heal();
+        world.hosts.until_connected("alpha").await;
+        assert_eq!(world.hosts.gateway().await.active.as_deref(), Some("beta"));
+        world.dialled_by_one().await;
+    }
+}
+
+#[tokio::test]
+async fn f11_candidates_that_cannot_see_each_other_stay_one_group_through_central() {
+    let mut world = World::up(&["alpha", "beta"]).await;
+    let mut talk = world.talk().await;
+    let before = world.hosts.gateway().await;
+    world.network.impair_both("alpha", "beta", &cut()).unwrap();
+
+    holds_for(A_WHILE, async || {
+        let now = world.hosts.gateway().await;
+        assert_eq!((now.active, now.epoch), (before.active.clone(), before.epoch), "nothing happens");
+    })
+    .await;
+    talk.says_on().await;
+    let killed_at = Instant::now();
+    world.hosts.kill("alpha");
+    world.until_served(SOON).await;
+    figure("F11", "active killed while candidates see each other through central only", killed_at.elapsed());
+}
+
+#[tokio::test]
+async fn f12_a_leader_that_one_of_three_cannot_see_stays() {
+    let world = World::up(&["alpha", "beta", "gamma"]).await;
+    let before = world.hosts.gateway().await;
+    world.network.impair_both("alpha", "gamma", &cut()).unwrap();
+    holds_for(A_WHILE, async || {
+        let now = world.hosts.gateway().await;
+        assert_eq!((now.active, now.epoch), (before.active.clone(), before.epoch));
+    })
+    .await;
+    world.until_served(SOON).await;
+}
+
+#[tokio::test]
+async fn f13_an_active_with_its_quorum_and_without_central_hands_over() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let cut_at = Instant::now();
+    world.network.impair_both("alpha", "cloud", &cut()).unwrap();
+    world.hosts.until_active("beta").await;
+    world.until_served(SOON).await;
+    figure(
+        "F13",
+        "active keeps its quorum, loses central: until a new connection is served",
+        cut_at.elapsed(),
+    );
+    world.heal();
+    world.dialled_by_one().await;
+}
+
+#[tokio::test]
+async fn f14_loss_of_one_packet_in_twenty_moves_nothing_and_alters_nothing() {
+    let world = World::up(&["alpha", "beta"]).await;
+    for loss in [0.01, 0.05] {
+        world.spoil_all(&Impairment { loss, delay: 5 * MS, ..Impairment::default() });
+        let bytes = world.nothing_moves_for(A_WHILE).await;
+        figure("F14", &format!("loss {} %: echoed bytes in 25 s, no flap: {bytes}", loss * 100.0), A_WHILE);
+    }
+}
+
+#[tokio::test]
+async fn f15_a_slow_way_moves_nothing_up_to_400_ms_there_and_back() {
+    let world = World::up(&["alpha", "beta"]).await;
+    for round_trip in [50 * MS, 200 * MS, 400 * MS] {
+        let slow = Impairment { delay: round_trip / 2, ..Impairment::default() };
+        world.network.impair_both("alpha", "cloud", &slow).unwrap();
+        world.network.impair_both("beta", "cloud", &slow).unwrap();
+        let bytes = world.nothing_moves_for(A_WHILE).await;
+        figure("F15", &format!("round trip {round_trip:?}: echoed bytes in 25 s, no flap: {bytes}"), A_WHILE);
+    }
+}
+
+#[tokio::test]
+async fn f16_what_is_reordered_doubled_and_damaged_below_tcp_arrives_unaltered() {
+    let world = World::up(&["alpha", "beta"]).await;
+    world.spoil_all(&Impairment {
+        delay: 5 * MS,
+        jitter: 5 * MS,
+        duplicates: 0.02,
+        corruption: 0.01,
+        ..Impairment::default()
+    });
+    let bytes = world.nothing_moves_for(A_WHILE).await;
+    figure(
+        "F16",
+        &format!("2 % doubled, 1 % damaged, reordered: echoed bytes in 25 s, all as sent: {bytes}"),
+        A_WHILE,
+    );
+}
+
+#[tokio::test]
+async fn f17_bulk_on_a_narrow_line_never_passes_for_death() {
+    let world = World::up(&["alpha", "beta"]).await;
+    // 256 kbit/s, and a modem's queue.
+    let narrow = Impairment { rate: Some(32_000), queue: 2 * S, ..Impairment::default() };
+    world.network.impair_both("alpha", "cloud", &narrow).unwrap();
+    let bytes = world.nothing_moves_for(40 * S).await;
+    figure("F17", &format!("256 kbit/s under bulk: echoed bytes in 40 s, no flap: {bytes}"), 40 * S);
+}
+
+#[tokio::test]
+async fn f18_a_path_that_swallows_large_packets_is_left_for_another() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let mut held = world.talk().await;
+    let hole_at = Instant::now();
+    world
+        .network
+        .impair_both("alpha", "cloud", &Impairment { largest: Some(1_200), ..Impairment::default() })
+        .unwrap();
+    // Small signs of life still pass: only data that is not acknowledged can tell.
+    held.push_bulk().await;
+    held.until_broken(SOON).await;
+    figure(
+        "F18",
+        "packets above 1200 bytes vanish under bulk: until the stream ends as broken",
+        hole_at.elapsed(),
+    );
+    world.until_served(SOON).await;
+    figure("F18", "… until a new connection is served", hole_at.elapsed());
+}
+
+#[tokio::test]
+async fn f19_a_nat_that_forgets_costs_no_byte_and_no_stream() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let mut talk = world.talk().await;
+    let before = world.hosts.gateway().await;
+    world.network.forget_flows("alpha", "cloud").unwrap();
+    let forgot_at = Instant::now();
+    talk.says_on_within(SOON).await;
+    figure("F19", "NAT restarted: until the same stream goes on, nothing lost", forgot_at.elapsed());
+    let now = world.hosts.gateway().await;
+    assert_eq!(
+        (now.active, now.fence()),
+        (before.active.clone(), before.fence()),
+        "the same active came back"
+    );
+
+    // Its own pings hold a flow open behind a NAT that forgets idle ones after ten seconds.
+    let forgetful = Impairment { idle_limit: Some(10 * S), ..Impairment::default() };
+    world.network.impair_both("alpha", "cloud", &forgetful).unwrap();
+    holds_for(A_WHILE, async || {
+        assert_eq!(world.hosts.gateway().await.active, before.active);
+    })
+    .await;
+    talk.says_on().await;
+}
+
+#[tokio::test]
+async fn f22_hosts_blocked_and_released_in_turn_leave_a_gateway_that_serves() {
+    let world = World::up(&["alpha", "beta", "gamma"]).await;
+    let mut before = world.hosts.gateway().await;
+    let pairs =
+        [("alpha", "cloud"), ("beta", "gamma"), ("beta", "cloud"), ("alpha", "gamma"), ("gamma", "cloud")];
+    for round in 0..world::rounds(2, 20) {
+        for (one, other) in pairs {
+            world.network.impair_both(one, other, &cut()).unwrap();
+            let seen = world.hosts.gateway().await;
+            assert!(seen.fence() >= before.fence(), "the fence fell: {seen:?} after {before:?}");
+            before = seen;
+        }
+        for (one, other) in pairs {
+            world.network.impair_both(one, other, &Impairment::default()).unwrap();
+        }
+        let released_at = Instant::now();
+        world.until_served(SOON).await;
+        figure(
+            "F22",
+            &format!("round {round}: after the last was released, until served"),
+            released_at.elapsed(),
+        );
+    }
+    world.hosts.until_group_is(&["alpha", "beta", "gamma"]).await;
+    world.dialled_by_one().await;
+}
+
+#[tokio::test]
+async fn f7_an_active_that_stood_still_for_longer_than_dead_after_writes_nothing_when_it_wakes() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let mut held = world.talk().await;
+    let stopped_at = Instant::now();
+    world.pause("alpha", true);
+    // On its way when it fell asleep; it must not reach the destination afterwards.
+    held.push_late().await;
+    world.hosts.until_active("beta").await;
+    world.until_served(SOON).await;
+    figure("F7", "active stands still: until a new connection is served", stopped_at.elapsed());
+    held.until_broken(SOON).await;
+    let heard = world.heard_at_the_destination();
+    world.pause("alpha", false);
+    world.hosts.until_role("alpha", "standby").await;
+    assert_eq!(world.heard_at_the_destination(), heard, "woken, it wrote what it still held");
+    world.hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+}
+
+#[tokio::test]
+async fn f8_a_pause_below_dead_after_moves_nothing() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let mut talk = world.talk().await;
+    let before = world.hosts.gateway().await;
+    for name in ["beta", "alpha"] {
+        world.pause(name, true);
+        holds_for(5 * S, async || {
+            assert_eq!(world.hosts.gateway().await.active, before.active);
+        })
+        .await;
+        world.pause(name, false);
+        talk.says_on().await;
+    }
+    let now = world.hosts.gateway().await;
+    assert_eq!((now.active, now.fence()), (before.active.clone(), before.fence()));
+}
