@@ -172,13 +172,14 @@ impl App {
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
         let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
 
+        let traffic = Arc::new(Traffic { listeners: listeners.clone(), environments: environments.clone() });
         let mut drillers = Vec::new();
         let mut conductors = BTreeMap::new();
         for (name, gateway) in gateways.iter() {
             let stage = Stage {
                 environment: name.clone(),
                 gateway: gateway.clone(),
-                data_plane: listeners.clone(),
+                data_plane: traffic.clone(),
                 destinations: Destinations::new(store.clone(), name),
                 drills: Drills::new(store.clone(), name),
                 events: Events::new(store.clone(), name),
@@ -198,10 +199,7 @@ impl App {
         let state = AppState {
             store: store.clone(),
             gateways: gateways.clone(),
-            data_plane: Arc::new(Traffic {
-                listeners: listeners.clone(),
-                environments: environments.clone(),
-            }),
+            data_plane: traffic,
             api_tokens: ApiTokens::new(store, people.last_use().clone()),
             people,
             enrolment: enrolment.clone(),

@@ -31,7 +31,7 @@ pub(super) async fn begin(
         let text = format!("this central serves no Environment named {}", caller.environment);
         Problem::not_found("environment_not_found", text)
     })?;
-    let id = conductor.begin(request.to, caller.token.clone()).await?;
+    let id = conductor.begin(request.to, caller.who.to_string()).await?;
     state.note(&caller, "drill_ordered", format!("Failover drill {id} was ordered")).await;
     Ok((StatusCode::ACCEPTED, Answer(Begun { id })))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::Name;
+use proto::{EnvironmentName, Name};
 use time::OffsetDateTime;
 use tokio::{
     task::JoinSet,
@@ -14,7 +14,8 @@ use super::{
     report::{Leg, Outcome, Report, Tried},
 };
 use crate::{
-    admin::data_plane::{OpenFailure, Opened},
+    admin::DataPlane,
+    destination::Destination,
     gateway::{GatewayView, view::GatewayState},
 };
 
@@ -62,18 +63,18 @@ impl Stage {
 
     async fn there_and_back(&self, report: &mut Report) -> Result<(), String> {
         let (home, away) = (report.home.clone(), report.away.clone());
-        let names = self.enabled().await?;
-        for (name, result) in self.try_all(&names).await {
+        let destinations = self.enabled().await?;
+        for (name, result) in self.try_all(&destinations).await {
             let (before_ms, reason) = split(result);
             report.destinations.push(Tried { name, before_ms, through_ms: None, reason });
         }
         let client = report.destinations.iter().find(|tried| tried.before_ms.is_some());
-        let client = client.map(|tried| tried.name.clone());
-        let leg = self.leg(&home, &away, client.as_ref()).await?;
+        let client = client.and_then(|tried| destinations.iter().find(|one| one.name == tried.name));
+        let leg = self.leg(&home, &away, client).await?;
         report.failures.extend(leg.what_failed());
         report.legs.push(leg);
-        for (name, result) in self.try_all(&names).await {
-            let via = result.as_ref().ok().map(|opened| opened.via.clone());
+        for (name, result) in self.try_all(&destinations).await {
+            let via = result.as_ref().ok().map(|visit| visit.via.clone());
             let (through_ms, reason) = split(result);
             let Some(tried) = report.destinations.iter_mut().find(|tried| tried.name == name) else {
                 continue;
@@ -91,14 +92,14 @@ impl Stage {
             (tried.through_ms, tried.reason) = (through_ms, reason.or_else(|| tried.reason.take()));
         }
         self.until_drained().await?;
-        let leg = self.leg(&away, &home, client.as_ref()).await?;
+        let leg = self.leg(&away, &home, client).await?;
         report.failures.extend(leg.what_failed());
         report.legs.push(leg);
         Ok(())
     }
 
     /// One planned switch, while a client keeps connecting to `client`.
-    async fn leg(&self, from: &Name, to: &Name, client: Option<&Name>) -> Result<Leg, String> {
+    async fn leg(&self, from: &Name, to: &Name, client: Option<&Destination>) -> Result<Leg, String> {
         let streams = self.gateway.view().streams;
         let mut views = self.gateway.watch();
         let started = Instant::now();
@@ -143,7 +144,11 @@ impl Stage {
     }
 
     /// A client that connects again and again, until it is dropped.
-    async fn keep_visiting(&self, client: Option<&Name>, visits: &mut Visits) -> std::convert::Infallible {
+    async fn keep_visiting(
+        &self,
+        client: Option<&Destination>,
+        visits: &mut Visits,
+    ) -> std::convert::Infallible {
         let Some(client) = client else { return std::future::pending().await };
         let mut again = interval(CLIENT_EVERY);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -153,28 +158,24 @@ impl Stage {
         }
     }
 
-    async fn enabled(&self) -> Result<Vec<Name>, String> {
+    async fn enabled(&self) -> Result<Vec<Destination>, String> {
         let all = self.destinations.list().await.map_err(|error| error.to_string())?;
-        Ok(all
-            .into_iter()
-            .filter(|destination| destination.enabled)
-            .map(|destination| destination.name)
-            .collect())
+        Ok(all.into_iter().filter(|destination| destination.enabled).collect())
     }
 
     /// Opens a stream to each, a few at a time.
-    async fn try_all(&self, names: &[Name]) -> Vec<(Name, Result<Opened, String>)> {
-        let mut results = Vec::with_capacity(names.len());
+    async fn try_all(&self, destinations: &[Destination]) -> Vec<(Name, Result<Visit, String>)> {
+        let mut results = Vec::with_capacity(destinations.len());
         let mut trying = JoinSet::new();
-        for name in names {
+        for destination in destinations {
             if trying.len() == TRIED_AT_ONCE {
                 results.extend(trying.join_next().await.and_then(Result::ok));
             }
             let (data_plane, environment) = (self.data_plane.clone(), self.environment.clone());
-            let name = name.clone();
+            let destination = destination.clone();
             trying.spawn(async move {
-                let opened = open(&*data_plane, &environment, &name).await;
-                (name, opened)
+                let visit = open(&*data_plane, &environment, &destination).await;
+                (destination.name, visit)
             });
         }
         while let Some(done) = trying.join_next().await {
@@ -184,8 +185,8 @@ impl Stage {
         results
     }
 
-    async fn open(&self, name: &Name) -> Result<Opened, String> {
-        open(&*self.data_plane, &self.environment, name).await
+    async fn open(&self, destination: &Destination) -> Result<Visit, String> {
+        open(&*self.data_plane, &self.environment, destination).await
     }
 
     /// Waits until nothing drains any more: only then may the gateway switch again.
@@ -236,11 +237,11 @@ struct Visits {
 }
 
 impl Visits {
-    fn note(&mut self, visit: Result<Opened, String>) {
+    fn note(&mut self, visit: Result<Visit, String>) {
         match visit {
-            Ok(opened) => {
+            Ok(visit) => {
                 self.opened += 1;
-                self.longest = self.longest.max(opened.took);
+                self.longest = self.longest.max(visit.took);
             }
             Err(_) => self.failed += 1,
         }
@@ -260,20 +261,30 @@ impl Leg {
     }
 }
 
+/// A stream that came to be, and said its first words.
+struct Visit {
+    via: Name,
+    took: Duration,
+}
+
 async fn open(
-    data_plane: &dyn crate::admin::DataPlane,
-    environment: &proto::EnvironmentName,
-    name: &Name,
-) -> Result<Opened, String> {
-    match timeout(OPEN_LIMIT, data_plane.open(environment, name)).await {
-        Ok(opened) => opened.map_err(|failure: OpenFailure| failure.to_string()),
+    data_plane: &dyn DataPlane,
+    environment: &EnvironmentName,
+    destination: &Destination,
+) -> Result<Visit, String> {
+    match timeout(OPEN_LIMIT, data_plane.try_out(environment, destination)).await {
+        Ok(Ok(tried)) => match tried.words.iter().find(|step| step.failed()) {
+            Some(step) => Err(step.detail.clone()),
+            None => Ok(Visit { via: tried.via, took: Duration::from_millis(tried.ms) }),
+        },
+        Ok(Err(failure)) => Err(failure.to_string()),
         Err(_) => Err(format!("nobody answered within {} s", OPEN_LIMIT.as_secs())),
     }
 }
 
-fn split(result: Result<Opened, String>) -> (Option<u64>, Option<String>) {
+fn split(result: Result<Visit, String>) -> (Option<u64>, Option<String>) {
     match result {
-        Ok(opened) => (Some(ms(opened.took)), None),
+        Ok(visit) => (Some(ms(visit.took)), None),
         Err(reason) => (None, Some(reason)),
     }
 }

@@ -16,7 +16,7 @@ pub struct Report {
     pub began_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
-    /// `schedule`, or the id of the API token that ordered it.
+    /// `schedule`, or who ordered it.
     pub by: String,
     /// Who was active before, and is to be afterwards.
     pub home: Name,
