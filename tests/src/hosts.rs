@@ -250,7 +250,7 @@ impl Hosts {
 
     /// Appends to the configuration of an agent that does not run.
     pub fn configure(&self, name: &str, settings: &str) {
-        self.folder.write(&format!("{name}.toml"), format!("{AGENT_TOML}\n{settings}"));
+        self.folder.write(&format!("{name}.toml"), format!("{ALLOW_TOML}{PEERS_TOML}\n{settings}"));
     }
 
     /// Writes a file into an agent's folder that only its owner may read.
