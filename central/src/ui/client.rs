@@ -4,13 +4,17 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
-    response::Response,
+    extract::FromRequestParts,
+    http::{
+        Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
+    },
+    response::{IntoResponse, Response},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tower::ServiceExt;
 
+use super::reply::Failure;
 use crate::admin::API;
 
 /// The largest answer a page is made from. Every list of the API is bounded far below it.
@@ -26,7 +30,36 @@ pub(super) struct InProcess(pub(super) Router);
 #[derive(Clone)]
 pub(super) struct Api {
     router: Router,
+    /// The headers by which the API knows who asks, and from where.
     credentials: HeaderMap,
+    /// What the connection told of the reader: their address.
+    known: Extensions,
+}
+
+/// What of a page's request says who asks; the rest is between browser and page.
+const PASSED_ON: [HeaderName; 6] = [
+    header::COOKIE,
+    header::HOST,
+    header::ORIGIN,
+    header::USER_AGENT,
+    header::AUTHORIZATION,
+    HeaderName::from_static("sec-fetch-site"),
+];
+
+impl<S: Sync> FromRequestParts<S> for Api {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let Some(InProcess(router)) = parts.extensions.get::<InProcess>() else {
+            return Err(Failure::from(Refused::ours("the page has no API to ask".to_owned())).into_response());
+        };
+        let passed_on = |name: HeaderName| parts.headers.get(&name).map(|value| (name, value.clone()));
+        Ok(Self {
+            router: router.clone(),
+            credentials: PASSED_ON.into_iter().filter_map(passed_on).collect(),
+            known: parts.extensions.clone(),
+        })
+    }
 }
 
 /// The API said no. Its words are for people.
@@ -51,6 +84,8 @@ pub(super) struct Answered {
     pub(super) body: Value,
     /// To be given back with an edit.
     pub(super) version: Option<String>,
+    /// A session begins, changes or ends: for the browser.
+    pub(super) cookies: Vec<HeaderValue>,
     /// Where a list goes on, behind `/api/v1`.
     next: Option<String>,
 }
@@ -66,11 +101,6 @@ struct ProblemBody {
 }
 
 impl Api {
-    /// `credentials` are the headers that say who asks.
-    pub(super) fn new(router: Router, credentials: HeaderMap) -> Self {
-        Self { router, credentials }
-    }
-
     /// Reads `path`, which begins behind `/api/v1`.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refused> {
         read(self.ask(Method::GET, path, None, None).await?.body)
@@ -109,6 +139,21 @@ impl Api {
         self.ask(method, path, Some(body), Some(version)).await
     }
 
+    /// Whether central is ready to work, as `/readyz` says.
+    pub(super) async fn ready(&self) -> Result<(), Refused> {
+        let request = self.request(Method::GET, "/readyz", Body::empty())?;
+        let response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        if response.status().is_success() { Ok(()) } else { understand(response).await.map(drop) }
+    }
+
+    fn request(&self, method: Method, uri: &str, body: Body) -> Result<Request<Body>, Refused> {
+        let request = Request::builder().method(method).uri(uri).body(body);
+        let mut request = request.map_err(|error| Refused::ours(error.to_string()))?;
+        *request.headers_mut() = self.credentials.clone();
+        *request.extensions_mut() = self.known.clone();
+        Ok(request)
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -116,19 +161,17 @@ impl Api {
         body: Option<Value>,
         version: Option<&str>,
     ) -> Result<Answered, Refused> {
-        let mut request = Request::builder().method(method).uri(format!("{API}{path}"));
-        if let Some(headers) = request.headers_mut() {
-            headers.extend(self.credentials.clone());
-            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-            if let Some(version) = version.and_then(|version| HeaderValue::from_str(version).ok()) {
-                headers.insert(header::IF_MATCH, version);
-            }
-            if body.is_some() {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            }
-        }
+        let has_body = body.is_some();
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let request = request.body(body).map_err(|error| Refused::ours(error.to_string()))?;
+        let mut request = self.request(method, &format!("{API}{path}"), body)?;
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(version) = version.and_then(|version| HeaderValue::from_str(version).ok()) {
+            headers.insert(header::IF_MATCH, version);
+        }
+        if has_body {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         // A router answers always: its error cannot be made.
         let response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
         understand(response).await
@@ -173,6 +216,7 @@ impl Refused {
 async fn understand(response: Response) -> Result<Answered, Refused> {
     let status = response.status();
     let version = text_of(response.headers(), &header::ETAG);
+    let cookies = response.headers().get_all(header::SET_COOKIE).iter().cloned().collect();
     let next = text_of(response.headers(), &header::LINK).and_then(|link| next_page(&link));
     let bytes = to_bytes(response.into_body(), ANSWER_BYTES_MAX)
         .await
@@ -180,7 +224,7 @@ async fn understand(response: Response) -> Result<Answered, Refused> {
     if status.is_success() {
         let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
         let body = body.map_err(|error| Refused::ours(format!("the answer is no JSON: {error}")))?;
-        return Ok(Answered { body, version, next });
+        return Ok(Answered { body, version, cookies, next });
     }
     let problem: ProblemBody = serde_json::from_slice(&bytes)
         .map_err(|error| Refused::ours(format!("{status}, and the reason is unreadable: {error}")))?;
@@ -206,16 +250,22 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Json, response::IntoResponse, routing::get};
+    use axum::{Json, routing::get};
     use serde_json::json;
 
     use super::*;
+
+    impl Api {
+        fn of(router: Router) -> Self {
+            Self { router, credentials: HeaderMap::new(), known: Extensions::new() }
+        }
+    }
 
     #[tokio::test]
     async fn an_answer_comes_with_its_version() {
         let answer = Router::new()
             .route("/api/v1/x", get(|| async { ([(header::ETAG, "\"7\"")], Json(json!({"a": 1}))) }));
-        let answered = Api::new(answer, HeaderMap::new()).versioned("/x").await.unwrap();
+        let answered = Api::of(answer).versioned("/x").await.unwrap();
         assert_eq!((answered.body, answered.version.as_deref()), (json!({"a": 1}), Some("\"7\"")));
     }
 
@@ -227,7 +277,7 @@ mod tests {
             "/api/v1/x",
             get(move || async move { (StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response() }),
         );
-        let refused = Api::new(refusing, HeaderMap::new()).get::<Value>("/x").await.unwrap_err();
+        let refused = Api::of(refusing).get::<Value>("/x").await.unwrap_err();
         assert_eq!((refused.of("url"), refused.of("name")), (Some("no"), None));
         assert!(!refused.is_lost_update());
     }
@@ -250,13 +300,13 @@ mod tests {
                 }
             }),
         );
-        assert_eq!(Api::new(listing, HeaderMap::new()).all::<u8>("/x").await.unwrap(), [1, 2, 3]);
+        assert_eq!(Api::of(listing).all::<u8>("/x").await.unwrap(), [1, 2, 3]);
     }
 
     #[tokio::test]
     async fn an_answer_of_another_shape_is_our_fault_and_no_panic() {
         let odd = Router::new().route("/api/v1/x", get(|| async { Json(json!({"a": "text"})) }));
-        let refused = Api::new(odd, HeaderMap::new()).get::<Vec<u8>>("/x").await.unwrap_err();
+        let refused = Api::of(odd).get::<Vec<u8>>("/x").await.unwrap_err();
         assert_eq!(refused.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

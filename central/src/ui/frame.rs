@@ -19,8 +19,13 @@ pub(super) enum Section {
     ProcessServers,
     Enrol,
     Destinations,
+    Streams,
+    Failovers,
     Events,
     Alerts,
+    Audit,
+    People,
+    Settings,
 }
 
 /// A group of links in the menu.
@@ -63,6 +68,8 @@ const MENU: &[(&str, &[Entry])] = &[
             (Section::ProcessServers, "/process-servers", "servers", "Process Servers"),
             (Section::Enrol, "/enrol", "enrol", "Enrol an agent"),
             (Section::Destinations, "/destinations", "destinations", "Destinations"),
+            (Section::Streams, "/streams", "streams", "Live streams"),
+            (Section::Failovers, "/failovers", "failovers", "Failovers"),
         ],
     ),
     (
@@ -70,6 +77,14 @@ const MENU: &[(&str, &[Entry])] = &[
         &[
             (Section::Events, "/events", "messages", "Operator Messages"),
             (Section::Alerts, "/alerts", "alerts", "Alerts"),
+            (Section::Audit, "/audit", "audit", "Audit"),
+        ],
+    ),
+    (
+        "Administration",
+        &[
+            (Section::People, "/people", "people", "Users and tokens"),
+            (Section::Settings, "/settings", "settings", "Settings and health"),
         ],
     ),
 ];

@@ -18,6 +18,7 @@ mod alert_form;
 mod alerts;
 mod answers;
 mod assets;
+mod audit;
 mod client;
 mod connection_strings;
 mod destination_form;
@@ -25,16 +26,20 @@ mod destinations;
 mod dress;
 mod enrol;
 mod events;
+mod failovers;
 mod form;
 mod frame;
 mod icon;
 mod live;
 mod overview;
+mod people;
 mod problems;
 mod process_server;
 mod process_servers;
 mod reply;
+mod settings;
 mod sign_in;
+mod streams;
 mod topology;
 mod visitor;
 mod words;
@@ -79,7 +84,21 @@ pub fn router(app: AppState, api: Router) -> Router {
         .route("/alerts/send-again", post(alerts::send_again))
         .route("/alerts/maintenance", post(alerts::begin_maintenance))
         .route("/alerts/maintenance/end", post(alerts::end_maintenance))
+        .route("/streams", get(streams::show))
+        .route("/streams/{id}/end", post(streams::end))
+        .route("/failovers", get(failovers::show))
         .route("/events", get(events::show))
+        .route("/audit", get(audit::show))
+        .route("/people", get(people::show))
+        .route("/people/users", post(people::add_user))
+        .route("/people/users/{name}", post(people::change_user))
+        .route("/people/users/{name}/remove", post(people::remove_user))
+        .route("/people/tokens", post(people::add_token))
+        .route("/people/tokens/{id}/revoke", post(people::revoke_token))
+        .route("/settings", get(settings::show))
+        .route("/settings/password", post(settings::password))
+        .route("/settings/sessions/{id}/end", post(settings::end_session))
+        .route("/setup/{secret}", get(sign_in::show_set_up).post(sign_in::set_up))
         .route("/live", get(live::follow))
         .route("/assets/{name}", get(assets::serve))
         .layer(Extension(InProcess(api)))

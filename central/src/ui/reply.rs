@@ -117,6 +117,14 @@ pub(super) fn forget_said(response: &mut Response) {
     }
 }
 
+/// The same answer, with what the API wants the browser to keep.
+pub(super) fn with_cookies(mut response: Response, cookies: Vec<HeaderValue>) -> Response {
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
 /// Done: the browser goes on to `to`, which says so.
 pub(super) fn done(to: &str, text: impl Into<String>) -> Response {
     go(to, &Said { good: true, text: text.into() })

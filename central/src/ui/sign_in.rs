@@ -1,14 +1,21 @@
-//! `/sign-in`: the one page that anybody may see.
+//! `/sign-in` and `/setup/SECRET`: the two pages that anybody may see, and `/sign-out`.
 
 use askama::Template;
 use axum::{
-    extract::{Query, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::{Path, Query, State},
+    http::{Method, StatusCode},
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::{assets::Links, form::Form, reply, visitor::TOKEN_COOKIE};
+use super::{
+    assets::Links,
+    client::Api,
+    form::{Filled, Form},
+    reply,
+    visitor::{Shown, Visitor},
+};
 use crate::admin::AppState;
 
 #[derive(Template)]
@@ -16,7 +23,10 @@ use crate::admin::AppState;
 struct SignIn {
     links: Links,
     next: String,
-    wrong: String,
+    /// To choose from; empty where there is only one.
+    environments: Vec<String>,
+    filled: Filled,
+    trouble: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -25,36 +35,86 @@ pub(super) struct Next {
     next: String,
 }
 
-pub(super) async fn show(Query(Next { next }): Query<Next>) -> Response {
-    reply::page(&SignIn { links: Links::new(), next: own_path(&next).to_owned(), wrong: String::new() })
+pub(super) async fn show(State(app): State<AppState>, Query(Next { next }): Query<Next>) -> Response {
+    sign_in_page(&app, &next, Filled::default())
 }
 
-pub(super) async fn enter(State(app): State<AppState>, form: Form) -> Response {
-    let token = form.text("token").trim();
-    let next = own_path(form.text("next"));
-    let wrong = match app.api_tokens.verify(token).await {
-        Ok(Some(_)) => {
-            let cookie = format!("{TOKEN_COOKIE}={token}; Path=/; Secure; HttpOnly; SameSite=Lax");
-            let mut response = Redirect::to(next).into_response();
-            if let Ok(value) = HeaderValue::from_str(&cookie) {
-                response.headers_mut().append(header::SET_COOKIE, value);
-            }
-            return response;
-        }
-        Ok(None) => "This is no valid API token: it may have expired or been revoked",
-        Err(_) => "Central cannot read its store at the moment; its log has the cause",
+fn sign_in_page(app: &AppState, next: &str, filled: Filled) -> Response {
+    let environments: Vec<String> = app.gateways.iter().map(|(name, _)| name.to_string()).collect();
+    let status = filled.refusal().map_or(StatusCode::OK, |refused| refused.status);
+    let page = SignIn {
+        links: Links::new(),
+        next: own_path(next).to_owned(),
+        environments: if environments.len() > 1 { environments } else { Vec::new() },
+        trouble: filled.trouble(&["name", "password"]),
+        filled,
     };
-    let page = SignIn { links: Links::new(), next: next.to_owned(), wrong: wrong.to_owned() };
-    reply::page_with(StatusCode::UNPROCESSABLE_ENTITY, &page)
+    reply::page_with(status, &page)
 }
 
-pub(super) async fn leave() -> Response {
-    let cookie = format!("{TOKEN_COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
-    let mut response = Redirect::to("/sign-in").into_response();
-    if let Ok(value) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().append(header::SET_COOKIE, value);
+pub(super) async fn enter(State(app): State<AppState>, api: Api, form: Form) -> Response {
+    let mut asked = json!({"name": form.text("name").trim(), "password": form.text("password")});
+    if let (Value::Object(fields), Some(environment)) = (&mut asked, form.filled("environment")) {
+        fields.insert("environment".to_owned(), json!(environment));
     }
-    response
+    match api.send(Method::POST, "/session", asked).await {
+        Ok(answered) => {
+            reply::with_cookies(Redirect::to(own_path(form.text("next"))).into_response(), answered.cookies)
+        }
+        Err(refused) => {
+            let next = form.text("next").to_owned();
+            sign_in_page(&app, &next, Filled::refused(without_password(form), refused))
+        }
+    }
+}
+
+pub(super) async fn leave(visitor: Visitor) -> Shown {
+    let answered = visitor.api.send(Method::DELETE, "/session", json!({})).await?;
+    Ok(reply::with_cookies(Redirect::to("/sign-in").into_response(), answered.cookies))
+}
+
+#[derive(Template)]
+#[template(path = "setup.html")]
+struct SetUp {
+    links: Links,
+    action: String,
+    filled: Filled,
+    trouble: Vec<String>,
+}
+
+pub(super) async fn show_set_up(Path(secret): Path<String>) -> Response {
+    set_up_page(&secret, Filled::default())
+}
+
+fn set_up_page(secret: &str, filled: Filled) -> Response {
+    let secret: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let status = filled.refusal().map_or(StatusCode::OK, |refused| refused.status);
+    let page = SetUp {
+        links: Links::new(),
+        action: format!("/setup/{secret}"),
+        trouble: filled.trouble(&["name", "password"]),
+        filled,
+    };
+    reply::page_with(status, &page)
+}
+
+pub(super) async fn set_up(api: Api, Path(secret): Path<String>, form: Form) -> Response {
+    let asked =
+        json!({"secret": secret, "name": form.text("name").trim(), "password": form.text("password")});
+    match api.send(Method::POST, "/setup", asked).await {
+        Ok(answered) => {
+            let said =
+                "You are the first Cloud Administrator. The list below leads to a gateway that carries.";
+            reply::with_cookies(reply::done("/", said), answered.cookies)
+        }
+        Err(refused) => set_up_page(&secret, Filled::refused(without_password(form), refused)),
+    }
+}
+
+/// Typed again, so that it stands in no page.
+fn without_password(mut form: Form) -> Form {
+    form.set("password", "");
+    form
 }
 
 /// A place of our own to go on to, whatever the link that led here says.

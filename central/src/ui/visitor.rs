@@ -2,18 +2,17 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Redirect, Response},
 };
+use serde::Deserialize;
 
 use super::{
-    client::{Api, InProcess, Refused},
-    reply::{self, Failure, SAID_COOKIE, Said},
+    client::Api,
+    reply::{Failure, SAID_COOKIE, Said},
 };
-use crate::admin::{AppState, Role, caller_of, rights::Who};
+use crate::admin::Role;
 
-/// The API token of somebody who signed in with it.
-pub(super) const TOKEN_COOKIE: &str = "__Host-postern_token";
 /// The longest way back that is remembered while somebody signs in.
 const NEXT_BYTES_MAX: usize = 500;
 
@@ -24,67 +23,61 @@ pub(super) struct Visitor {
     pub(super) environment: String,
     /// What to call them.
     pub(super) name: String,
+    /// A person, with a password and sessions; else a program's token.
+    pub(super) is_user: bool,
     /// What was just done, by the page before this one.
     pub(super) said: Option<Said>,
 }
 
-impl FromRequestParts<AppState> for Visitor {
+/// The answer of `GET /session`.
+#[derive(Deserialize)]
+struct Session {
+    user: Option<String>,
+    token: Option<Token>,
+    role: Role,
+    environment: String,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    id: String,
+    name: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Visitor {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Response> {
-        let to_sign_in = || {
-            let next = if parts.method == Method::GET { parts.uri.path_and_query() } else { None };
-            let next =
-                next.map(|next| next.as_str()).filter(|next| next.len() <= NEXT_BYTES_MAX && *next != "/");
-            let next =
-                next.map(|next| url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>());
-            match next {
-                Some(next) => Redirect::to(&format!("/sign-in?next={next}")).into_response(),
-                None => Redirect::to("/sign-in").into_response(),
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let api = Api::from_request_parts(parts, state).await?;
+        let session: Session = match api.get("/session").await {
+            Ok(session) => session,
+            Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {
+                return Err(to_sign_in(&parts.method, &parts.uri));
             }
+            Err(refused) => return Err(Failure::from(refused).into_response()),
         };
-        // Who signed in as a user has a session; who signed in with a token has that.
-        let token = cookie(&parts.headers, TOKEN_COOKIE);
-        let caller = match caller_of(app, &parts.headers).await {
-            Ok(None) => match token {
-                Some(token) => app.api_tokens.verify(token).await.map_err(Into::into),
-                None => Ok(None),
-            },
-            answered => answered,
-        };
-        let caller = caller.map_err(|_| {
-            reply::bare(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Not at the moment",
-                "Central could not read its store, so nobody can be let in. Its log has the cause.",
-            )
-        })?;
-        let Some(caller) = caller else { return Err(to_sign_in()) };
-        let Some(InProcess(api)) = parts.extensions.get::<InProcess>() else {
-            return Err(Failure::from(Refused::ours("the page has no API to ask".to_owned())).into_response());
-        };
-        let mut credentials = HeaderMap::new();
-        match (&caller.who, token) {
-            (Who::Token { .. }, Some(token)) => {
-                if let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}")) {
-                    credentials.insert(header::AUTHORIZATION, value);
-                }
-            }
-            (Who::Token { .. } | Who::User(_), _) => {
-                for line in parts.headers.get_all(header::COOKIE) {
-                    credentials.append(header::COOKIE, line.clone());
-                }
-                // That the form came from here was looked at before this.
-                credentials.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
-            }
-        }
+        let token = |token: Token| format!("token {}", token.name.unwrap_or(token.id));
         Ok(Self {
-            api: Api::new(api.clone(), credentials),
-            role: caller.role,
-            environment: caller.environment.to_string(),
-            name: caller.who.to_string(),
+            api,
+            role: session.role,
+            environment: session.environment,
+            is_user: session.user.is_some(),
+            name: session.user.or(session.token.map(token)).unwrap_or_default(),
             said: cookie(&parts.headers, SAID_COOKIE).and_then(Said::read),
         })
+    }
+}
+
+/// The way to the sign-in page, and back from there to where somebody wanted to be.
+fn to_sign_in(method: &Method, uri: &Uri) -> Response {
+    let next = if *method == Method::GET { uri.path_and_query() } else { None };
+    let next = next.map(|next| next.as_str()).filter(|next| next.len() <= NEXT_BYTES_MAX && *next != "/");
+    match next {
+        Some(next) => {
+            let next: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+            Redirect::to(&format!("/sign-in?next={next}")).into_response()
+        }
+        None => Redirect::to("/sign-in").into_response(),
     }
 }
 
@@ -116,6 +109,8 @@ pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -102,6 +102,24 @@ pub(super) fn clock(left: Duration) -> String {
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
+/// `1.4 MB`, in powers of ten as disks and networks count.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut unit = 0;
+    // A rounded figure for people.
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let mut amount = count as f64;
+    while amount >= 999.5 && unit + 1 < UNITS.len() {
+        amount /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 || amount >= 10.0 {
+        format!("{amount:.0} {}", UNITS[unit])
+    } else {
+        format!("{amount:.1} {}", UNITS[unit])
+    }
+}
+
 /// `1 stream`, `2 streams`
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -128,6 +146,14 @@ mod tests {
         let said = |seconds| ago(Duration::seconds(seconds));
         assert_eq!([said(2), said(59), said(125)], ["just now", "59 s ago", "2 min ago"]);
         assert_eq!([said(7200), said(3 * 86_400), said(-180)], ["2 h ago", "3 days ago", "in 3 min"]);
+    }
+
+    #[test]
+    fn sizes_have_two_digits_and_a_unit() {
+        assert_eq!(
+            [bytes(0), bytes(999), bytes(1500), bytes(12_345_678)],
+            ["0 B", "999 B", "1.5 kB", "12 MB"]
+        );
     }
 
     #[test]

@@ -1,0 +1,229 @@
+//! `/people`: who may sign in, and which programs may call the API.
+
+use askama::Template;
+use axum::{
+    extract::Path,
+    http::{Method, StatusCode},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{
+    client,
+    form::{Filled, Form},
+    frame::{Frame, Section},
+    process_servers::name,
+    reply,
+    visitor::{Shown, Visitor},
+    words::{Badge, Moment, Tone},
+};
+use crate::admin::Role;
+
+/// Roles as the API writes them, and what each adds, for people.
+const ROLES: [(&str, &str, &str); 4] = [
+    ("viewer", "Viewer", "reads"),
+    ("operator", "Operator", "also restarts, switches and tests"),
+    ("administrator", "Administrator", "also changes destinations, users and tokens"),
+    ("cloud_administrator", "Cloud Administrator", "also marks candidates, enrols agents and sets alerts"),
+];
+
+#[derive(Template)]
+#[template(path = "people.html")]
+struct PeoplePage {
+    frame: Frame,
+    users: Vec<UserRow>,
+    tokens: Vec<TokenRow>,
+    user: Filled,
+    token: Filled,
+    trouble: Vec<String>,
+    /// Shown this once.
+    secret: Option<String>,
+    roles: [(&'static str, &'static str, &'static str); 4],
+    may: String,
+}
+
+struct UserRow {
+    name: String,
+    role: String,
+    state: Badge,
+    disabled: bool,
+    created: Moment,
+    last: Option<Moment>,
+    sessions: usize,
+    me: bool,
+}
+
+struct TokenRow {
+    id: String,
+    name: String,
+    role: String,
+    created: Moment,
+    expires: Option<Moment>,
+    used: Option<Moment>,
+    by: Option<String>,
+}
+
+/// One of `GET /users`
+#[derive(Deserialize)]
+struct User {
+    name: String,
+    role: String,
+    disabled: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    last_sign_in: Option<OffsetDateTime>,
+    sessions: usize,
+}
+
+/// One of `GET /api-tokens`
+#[derive(Deserialize)]
+struct Token {
+    id: String,
+    name: Option<String>,
+    role: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    last_used: Option<OffsetDateTime>,
+    #[serde(default)]
+    created_by: Option<String>,
+}
+
+/// What the page shows beside the lists.
+#[derive(Default)]
+struct Extra {
+    user: Filled,
+    token: Filled,
+    secret: Option<String>,
+}
+
+pub(super) async fn show(mut visitor: Visitor) -> Shown {
+    page(&mut visitor, Extra::default()).await
+}
+
+async fn page(visitor: &mut Visitor, extra: Extra) -> Shown {
+    let (frame, _) = Frame::new(visitor, Section::People, "Users and tokens").await?;
+    let may = visitor.lacks(Role::Administrator);
+    let (mut users, mut tokens) = (Vec::new(), Vec::new());
+    if may.is_empty() {
+        users = visitor.api.all::<User>("/users").await?;
+        tokens = visitor.api.all::<Token>("/api-tokens").await?;
+    }
+    let now = OffsetDateTime::now_utc();
+    let refused = extra.user.refusal().or(extra.token.refusal());
+    let status = refused.map_or(StatusCode::OK, |refused| refused.status);
+    let mut trouble = extra.user.trouble(&["name", "role", "password"]);
+    trouble.extend(extra.token.trouble(&["name", "role", "ttl"]));
+    let me = visitor.name.clone();
+    let page = PeoplePage {
+        users: users.into_iter().map(|user| user_row(user, &me, now)).collect(),
+        tokens: tokens.into_iter().map(|token| token_row(token, now)).collect(),
+        user: extra.user,
+        token: extra.token,
+        secret: extra.secret,
+        roles: ROLES,
+        trouble,
+        frame,
+        may,
+    };
+    Ok(reply::page_with(status, &page))
+}
+
+fn role_words(role: &str) -> String {
+    ROLES.iter().find(|(name, ..)| *name == role).map_or(role, |(_, words, _)| words).to_owned()
+}
+
+fn user_row(user: User, me: &str, now: OffsetDateTime) -> UserRow {
+    UserRow {
+        me: user.name == me,
+        role: role_words(&user.role),
+        state: if user.disabled {
+            Badge::new(Tone::Calm, "disabled")
+        } else {
+            Badge::new(Tone::Good, "may sign in")
+        },
+        disabled: user.disabled,
+        created: Moment::new(user.created_at, now),
+        last: user.last_sign_in.map(|at| Moment::new(at, now)),
+        sessions: user.sessions,
+        name: user.name,
+    }
+}
+
+fn token_row(token: Token, now: OffsetDateTime) -> TokenRow {
+    TokenRow {
+        name: token.name.unwrap_or_else(|| "without a name".to_owned()),
+        role: role_words(&token.role),
+        created: Moment::new(token.created_at, now),
+        expires: token.expires_at.map(|at| Moment::new(at, now)),
+        used: token.last_used.map(|at| Moment::new(at, now)),
+        by: token.created_by,
+        id: token.id,
+    }
+}
+
+pub(super) async fn add_user(mut visitor: Visitor, form: Form) -> Shown {
+    let asked = json!({"name": form.text("name").trim(), "role": form.text("role"), "password": form.text("password")});
+    match visitor.api.send(Method::POST, "/users", asked).await {
+        Ok(_) => Ok(reply::done("/people", format!("{} may sign in now.", form.text("name").trim()))),
+        Err(refused) => {
+            // Typed again, so that it stands in no page.
+            let mut form = form;
+            form.set("password", "");
+            page(&mut visitor, Extra { user: Filled::refused(form, refused), ..Extra::default() }).await
+        }
+    }
+}
+
+pub(super) async fn change_user(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
+    let name = name(&text)?;
+    let mut change = serde_json::Map::new();
+    if let Some(role) = form.filled("role") {
+        change.insert("role".to_owned(), json!(role));
+    }
+    if let Some(disabled) = form.filled("disabled") {
+        change.insert("disabled".to_owned(), json!(disabled == "yes"));
+    }
+    let path = format!("/users/{name}");
+    Ok(match visitor.api.send(Method::PATCH, &path, Value::Object(change)).await {
+        Ok(_) => reply::done("/people", format!("{name} was changed; their sessions have ended.")),
+        Err(refused) => reply::not_done("/people", &refused),
+    })
+}
+
+pub(super) async fn remove_user(visitor: Visitor, Path(text): Path<String>) -> Shown {
+    let name = name(&text)?;
+    Ok(match visitor.api.send(Method::DELETE, &format!("/users/{name}"), json!({})).await {
+        Ok(_) => reply::done("/people", format!("{name} was removed.")),
+        Err(refused) => reply::not_done("/people", &refused),
+    })
+}
+
+pub(super) async fn add_token(mut visitor: Visitor, form: Form) -> Shown {
+    let asked = json!({"name": form.filled("name"), "role": form.text("role"), "ttl": form.filled("ttl")});
+    match visitor.api.send(Method::POST, "/api-tokens", asked).await {
+        Ok(answered) => {
+            #[derive(Deserialize)]
+            struct Made {
+                token: String,
+            }
+            let made: Made = client::read(answered.body)?;
+            page(&mut visitor, Extra { secret: Some(made.token), ..Extra::default() }).await
+        }
+        Err(refused) => {
+            page(&mut visitor, Extra { token: Filled::refused(form, refused), ..Extra::default() }).await
+        }
+    }
+}
+
+pub(super) async fn revoke_token(visitor: Visitor, Path(text): Path<String>) -> Shown {
+    let id = name(&text)?;
+    Ok(match visitor.api.send(Method::DELETE, &format!("/api-tokens/{id}"), json!({})).await {
+        Ok(_) => reply::done("/people", "The token is refused from now on."),
+        Err(refused) => reply::not_done("/people", &refused),
+    })
+}
