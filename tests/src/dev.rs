@@ -96,6 +96,11 @@ impl Dev {
         &self.api
     }
 
+    /// Where browsers and programs of administrators go.
+    pub fn admin_url(&self) -> &str {
+        &self.announcement.admin_url
+    }
+
     /// Where the destination `name` is reached on the cloud side.
     pub fn listen(&self, name: &str) -> SocketAddr {
         let listening = self.announcement.destinations.iter().find(|destination| destination.name == name);

@@ -18,6 +18,7 @@
 
 mod api;
 mod attempt;
+pub mod browser;
 mod central;
 mod certificates;
 mod conversation;
