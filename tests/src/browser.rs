@@ -40,7 +40,13 @@ impl Browser {
         let folder = Folder::new("browser");
         let profile = folder.make("profile");
         let mut command = Command::new(needs::command("chromium", "chromium"));
-        command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]);
+        command.args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+        ]);
         command.args(["--ignore-certificate-errors", "--remote-debugging-port=0"]);
         command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
         let log = folder.join("chromium.log");
@@ -154,7 +160,8 @@ impl Browser {
 
     /// A picture of the whole page.
     pub async fn picture(&mut self, file: &Path) {
-        let size = self.eval("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]").await;
+        let size =
+            self.eval("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]").await;
         let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
         let asked = json!({"format": "png", "clip": clip, "captureBeyondViewport": true});
         let taken = self.call("Page.captureScreenshot", asked).await;
@@ -178,7 +185,8 @@ impl Browser {
         let answered = tokio::time::timeout(ANSWER_WITHIN, async {
             self.socket.send(Message::text(command.to_string())).await.expect("chromium still listens");
             loop {
-                let message = self.socket.next().await.expect("chromium still speaks").expect("and is understood");
+                let message =
+                    self.socket.next().await.expect("chromium still speaks").expect("and is understood");
                 let Ok(text) = message.to_text() else { continue };
                 let Ok(mut message) = serde_json::from_str::<Value>(text) else { continue };
                 if message["id"] == id {
@@ -224,11 +232,10 @@ fn decode_base64(text: &str) -> Vec<u8> {
 
 /// Where pictures go: a folder that git ignores.
 pub fn pictures() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    );
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     let folder = target.join("ui-pictures");
-    fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{} cannot be made: {error}", folder.display()));
+    fs::create_dir_all(&folder)
+        .unwrap_or_else(|error| panic!("{} cannot be made: {error}", folder.display()));
     folder
 }

@@ -27,7 +27,11 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
     browser.eval("document.querySelector('[name=password]').removeAttribute('minlength')").await;
     browser.press("Begin").await;
     browser.sees("password: ").await;
-    assert_eq!(browser.eval("document.querySelector('[name=name]').value").await, "anna", "kept what was typed");
+    assert_eq!(
+        browser.eval("document.querySelector('[name=name]').value").await,
+        "anna",
+        "kept what was typed"
+    );
     browser.fill("password", PASSWORD).await;
     browser.press("Begin").await;
     browser.sees("You are the first Cloud Administrator").await;
@@ -41,7 +45,8 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
         browser.fill("name", host.name()).await;
         browser.press("Make a token").await;
         let commands = browser.eval("document.querySelector('details.command pre').textContent").await;
-        let token = commands.as_str().unwrap().lines().find(|line| line.starts_with("postern_enroll_")).unwrap();
+        let token =
+            commands.as_str().unwrap().lines().find(|line| line.starts_with("postern_enroll_")).unwrap();
         let folder = Folder::new("token");
         let file = folder.write_private("token", token);
         let enrolled = Attempt::at(host.enroll(central.tunnel(), &file, central.ca_cert())).await;
@@ -60,7 +65,9 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
     // From here on nobody reloads the page.
     browser.eval("window.samePage = 1").await;
     let active = |name: &str| {
-        format!("document.querySelector('#row-{name}')?.innerText.includes('active') && window.samePage === 1")
+        format!(
+            "document.querySelector('#row-{name}')?.innerText.includes('active') && window.samePage === 1"
+        )
     };
     browser.until("alpha becomes active before one's eyes", &active("alpha")).await;
     browser
@@ -88,7 +95,10 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
     kill(&agents[1]);
     browser.until("alpha takes over before one's eyes", &active("alpha")).await;
     browser
-        .until("beta is seen to be away", "document.querySelector('#row-beta')?.innerText.includes('disconnected')")
+        .until(
+            "beta is seen to be away",
+            "document.querySelector('#row-beta')?.innerText.includes('disconnected')",
+        )
         .await;
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
@@ -105,10 +115,14 @@ async fn a_viewer_sees_why_something_is_not_for_them_and_is_refused_all_the_same
     let disabled = "[...document.querySelectorAll('td.actions button')].every(one => one.disabled && one.title.includes('This needs the role Operator; you have Viewer'))";
     browser.until("the buttons say why they are disabled", disabled).await;
     let name = dev.first_active();
-    let posted = format!("fetch('/process-servers/{name}/restart', {{method: 'POST'}}).then(answer => answer.text())");
+    let posted =
+        format!("fetch('/process-servers/{name}/restart', {{method: 'POST'}}).then(answer => answer.text())");
     let answer = browser.eval(&posted).await;
     let answer = answer.as_str().unwrap();
-    assert!(answer.contains("this needs the role Operator") || answer.contains("This needs the role Operator"), "{answer}");
+    assert!(
+        answer.contains("this needs the role Operator") || answer.contains("This needs the role Operator"),
+        "{answer}"
+    );
     let cross = format!("fetch('/process-servers/{name}', {{method: 'POST'}}).then(answer => answer.status)");
     assert_eq!(browser.eval(&cross).await, 405);
 }
@@ -117,7 +131,9 @@ async fn a_viewer_sees_why_something_is_not_for_them_and_is_refused_all_the_same
 async fn each_page_is_fit_to_be_looked_at() {
     let dev = Dev::start(&[("orders-db", "postgresql://127.0.0.1:5"), ("mail", "smtp://127.0.0.1:9")]).await;
     dev.until_all_configured().await;
-    dev.api().post("/users", json!({"name": "anna", "role": "cloud_administrator", "password": PASSWORD})).await;
+    dev.api()
+        .post("/users", json!({"name": "anna", "role": "cloud_administrator", "password": PASSWORD}))
+        .await;
     let page = dev.api().get("/destinations").await;
     assert_eq!(page.as_array().map(Vec::len), Some(2));
     let first = dev.first_active().to_owned();
@@ -154,7 +170,9 @@ async fn each_page_is_fit_to_be_looked_at() {
             if wide.as_u64() > Some(u64::from(width)) {
                 wrong.push(format!("{page} ({look}) is {wide} wide on a screen of {width}"));
             }
-            wrong.extend(serious(&mut browser, &axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")));
+            wrong.extend(
+                serious(&mut browser, &axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")),
+            );
         }
         let complaints = browser.complaints();
         // A page about something that is not there is a 404, and the browser says so.

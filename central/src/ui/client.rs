@@ -1,13 +1,13 @@
 //! The pages' way to the rest of central: its own REST API, asked within the process and on behalf of
 //! whoever reads the page.
 
+use std::net::SocketAddr;
+
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::FromRequestParts,
-    http::{
-        Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
-    },
+    extract::{ConnectInfo, FromRequestParts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -32,8 +32,8 @@ pub(super) struct Api {
     router: Router,
     /// The headers by which the API knows who asks, and from where.
     credentials: HeaderMap,
-    /// What the connection told of the reader: their address.
-    known: Extensions,
+    /// The reader's address, which the API's limits and audit go by.
+    from: Option<ConnectInfo<SocketAddr>>,
 }
 
 /// What of a page's request says who asks; the rest is between browser and page.
@@ -57,7 +57,8 @@ impl<S: Sync> FromRequestParts<S> for Api {
         Ok(Self {
             router: router.clone(),
             credentials: PASSED_ON.into_iter().filter_map(passed_on).collect(),
-            known: parts.extensions.clone(),
+            // Nothing else of the page's own: the parameters of its path would count as the API's.
+            from: parts.extensions.get().copied(),
         })
     }
 }
@@ -150,7 +151,9 @@ impl Api {
         let request = Request::builder().method(method).uri(uri).body(body);
         let mut request = request.map_err(|error| Refused::ours(error.to_string()))?;
         *request.headers_mut() = self.credentials.clone();
-        *request.extensions_mut() = self.known.clone();
+        if let Some(from) = self.from {
+            request.extensions_mut().insert(from);
+        }
         Ok(request)
     }
 
@@ -257,8 +260,21 @@ mod tests {
 
     impl Api {
         fn of(router: Router) -> Self {
-            Self { router, credentials: HeaderMap::new(), known: Extensions::new() }
+            Self { router, credentials: HeaderMap::new(), from: None }
         }
+    }
+
+    #[tokio::test]
+    async fn the_parameters_of_a_pages_path_are_not_the_apis() {
+        let api = Router::new().route(
+            "/api/v1/x/{name}",
+            get(|axum::extract::Path(name): axum::extract::Path<String>| async { Json(json!(name)) }),
+        );
+        let page = |api: Api| async move { api.get::<String>("/x/inner").await.unwrap() };
+        let pages = Router::new().route("/page/{name}", get(page)).layer(axum::Extension(InProcess(api)));
+        let request = Request::builder().uri("/page/outer").body(Body::empty()).unwrap();
+        let response = pages.oneshot(request).await.unwrap();
+        assert_eq!(to_bytes(response.into_body(), 100).await.unwrap(), "inner");
     }
 
     #[tokio::test]

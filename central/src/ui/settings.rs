@@ -112,8 +112,39 @@ fn row(session: Session, now: OffsetDateTime) -> SessionRow {
         created: Moment::new(session.created_at, now),
         seen: Moment::new(session.last_seen, now),
         from: session.from.unwrap_or_else(|| "an address that was not recorded".to_owned()),
-        browser: session.user_agent.unwrap_or_else(|| "a browser that did not say its name".to_owned()),
+        browser: session
+            .user_agent
+            .as_deref()
+            .map_or_else(|| "a browser that did not say its name".to_owned(), browser),
         current: session.current,
+    }
+}
+
+/// What a browser says of itself, in words its owner knows. They all claim to be each other, so the first that
+/// matches counts.
+fn browser(user_agent: &str) -> String {
+    let first = |known: &[(&str, &'static str)]| {
+        known.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, words)| *words)
+    };
+    let name = first(&[
+        ("Edg", "Edge"),
+        ("Firefox", "Firefox"),
+        ("OPR", "Opera"),
+        ("Chrome", "Chrome"),
+        ("Safari", "Safari"),
+    ]);
+    let system = first(&[
+        ("Android", "Android"),
+        ("iPhone", "an iPhone"),
+        ("iPad", "an iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS", "macOS"),
+        ("Linux", "Linux"),
+    ]);
+    match (name, system) {
+        (Some(name), Some(system)) => format!("{name} on {system}"),
+        (Some(name), None) => name.to_owned(),
+        (None, _) => user_agent.chars().take(60).collect(),
     }
 }
 
@@ -135,4 +166,17 @@ pub(super) async fn end_session(visitor: Visitor, Path(id): Path<String>) -> Sho
         Ok(_) => reply::done("/settings", "That session has ended."),
         Err(refused) => reply::not_done("/settings", &refused),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_called_what_its_owner_calls_it() {
+        let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0 Safari/537.36";
+        assert_eq!(browser(chrome), "Chrome on Linux");
+        assert_eq!(browser(&format!("{chrome} Edg/1")), "Edge on Linux");
+        assert_eq!(browser("curl/8"), "curl/8");
+    }
 }
