@@ -185,8 +185,9 @@ async fn each_page_is_fit_to_be_looked_at() {
 
 /// `kill -9`.
 fn kill(process: &Process) {
-    let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
+    let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+    let killed = pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok());
+    assert!(killed, "process {} could not be killed", process.pid());
 }
 
 async fn sign_in(browser: &mut Browser, dev: &Dev, path: &str, name: &str) {
