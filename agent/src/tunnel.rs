@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Duration};
 
 use proto::{
     Backoff, BootId, Epoch, NodeId, SessionId,
-    driver::{self, BootClock, IncomingStream, LaneEnd, Side, SystemBootClock, Tunnel, TunnelConfig},
+    driver::{
+        self, BootClock, IncomingStream, LaneEnd, Role, Side, SystemBootClock, Tunnel, TunnelConfig,
+        WebSocket,
+    },
     hello::{
         LinkSettings, Refusal, RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission,
         TunnelHello, Versions,
@@ -22,17 +25,22 @@ use proto::{
     mux::ResetCode,
 };
 use tokio::{
+    net::TcpStream,
     sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    central::{OpenError, Socket, open},
+    central::{OpenError, open},
     dialer::Dialer,
     identity::Identity,
 };
 use program::explain;
+
+/// A tunnel's websocket.
+type Socket = WebSocket<TlsStream<TcpStream>>;
 
 /// The ceiling of the first wait. Short: while the tunnel is away, connections are parked.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -247,7 +255,9 @@ impl Keeper {
 
     async fn attempt(&mut self) -> Result<(Tunnel, Socket), Failed> {
         let identity = self.surroundings.identity.borrow().clone();
-        let mut socket = open(&identity, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, driver::websocket_config()).await?;
+        let socket = open(&identity, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, driver::websocket_config()).await?;
+        // Nothing is lost with the library's buffer: central says nothing before it has heard our hello.
+        let mut socket = WebSocket::new(socket.into_inner(), Role::Client);
         let hello = TunnelHello {
             versions: Versions::OURS,
             node: self.claimed.node,

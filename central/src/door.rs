@@ -134,8 +134,8 @@ impl Door {
             Ok(permit) => permit,
             Err(_) => return warn!(%peer, "Closed a connection: there are too many"),
         };
-        // Small frames must not wait for each other; a socket that refuses is about to fail anyway.
-        let _ = stream.get_ref().0.set_nodelay(true);
+        // It may become a tunnel; a socket that refuses is about to fail anyway.
+        let _ = proto::driver::prepare_tunnel_socket(stream.get_ref().0);
         let mut known = Extensions::new();
         known.insert(ConnectInfo(peer));
         (self.introduce)(stream.get_ref().1, peer, &mut known);

@@ -22,6 +22,7 @@ pub mod link;
 pub mod liveness;
 pub mod mux;
 pub mod trace;
+pub mod websocket;
 
 pub use backoff::Backoff;
 pub use epoch::Epoch;

@@ -28,7 +28,9 @@ use tokio_tungstenite::{
 
 use crate::{
     control::{MESSAGE_BYTES_MAX, RaftReply},
+    driver::{WebSocket, WebSocketEnd},
     liveness::{Liveness, Verdict},
+    websocket,
 };
 
 /// How many messages may wait for a link's socket. Control traffic is a few dozen messages a
@@ -186,18 +188,62 @@ fn ended_by(error: tungstenite::Error) -> LinkEnd {
     }
 }
 
+/// A websocket on which hellos are exchanged: the library's for control, our own for tunnels.
+pub trait Texts: Send {
+    /// Sends one text message.
+    fn send_text(&mut self, text: String) -> impl Future<Output = Result<(), LinkEnd>> + Send;
+
+    /// The next message, which must be text. Pings are answered and passed over.
+    fn next_text(&mut self) -> impl Future<Output = Result<String, LinkEnd>> + Send;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Texts for WebSocketStream<S> {
+    async fn send_text(&mut self, text: String) -> Result<(), LinkEnd> {
+        self.send(Message::text(text)).await.map_err(ended_by)
+    }
+
+    async fn next_text(&mut self) -> Result<String, LinkEnd> {
+        loop {
+            return match self.next().await {
+                None => Err(LinkEnd::Closed { reason: None }),
+                Some(Err(error)) => Err(ended_by(error)),
+                Some(Ok(Message::Text(text))) => Ok(text.as_str().to_owned()),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(Message::Close(frame))) => {
+                    Err(LinkEnd::Closed { reason: frame.map(|f| f.reason.as_str().to_owned()) })
+                }
+                Some(Ok(_)) => Err(LinkEnd::Malformed("expected a hello".into())),
+            };
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Texts for WebSocket<S> {
+    async fn send_text(&mut self, text: String) -> Result<(), LinkEnd> {
+        WebSocket::send_text(self, &text).await.map_err(LinkEnd::Io)
+    }
+
+    async fn next_text(&mut self) -> Result<String, LinkEnd> {
+        match self.next().await {
+            Ok(websocket::Message::Text(text)) => Ok(text),
+            Ok(websocket::Message::Close(close)) => Err(LinkEnd::Closed { reason: Some(close.reason) }),
+            Ok(_) => Err(LinkEnd::Malformed("expected a hello".into())),
+            Err(WebSocketEnd::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(LinkEnd::Closed { reason: None })
+            }
+            Err(WebSocketEnd::Io(error)) => Err(LinkEnd::Io(error)),
+            Err(WebSocketEnd::Peer(error)) => Err(LinkEnd::Malformed(error.to_string())),
+        }
+    }
+}
+
 /// Sends one hello as text and reads the other end's, within `limit`.
 ///
 /// # Errors
 /// Says in words what came instead; the socket is of no use afterwards.
-pub async fn greet<S, Out, In>(
-    socket: &mut WebSocketStream<S>,
-    hello: &Out,
-    limit: Duration,
-) -> Result<In, LinkEnd>
+pub async fn greet<Out, In>(socket: &mut impl Texts, hello: &Out, limit: Duration) -> Result<In, LinkEnd>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    Out: Serialize,
+    Out: Serialize + Sync,
     In: DeserializeOwned,
 {
     say(socket, hello).await?;
@@ -205,40 +251,26 @@ where
 }
 
 /// Sends one hello.
-pub async fn say<S, Out>(socket: &mut WebSocketStream<S>, hello: &Out) -> Result<(), LinkEnd>
+pub async fn say<Out>(socket: &mut impl Texts, hello: &Out) -> Result<(), LinkEnd>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    Out: Serialize,
+    Out: Serialize + Sync,
 {
     let text = serde_json::to_string(hello).map_err(|error| LinkEnd::Io(io::Error::other(error)))?;
-    match tokio::time::timeout(WRITE_LIMIT, socket.send(Message::text(text))).await {
-        Ok(sent) => sent.map_err(ended_by),
-        Err(_elapsed) => Err(LinkEnd::Stuck),
-    }
+    tokio::time::timeout(WRITE_LIMIT, socket.send_text(text)).await.unwrap_or(Err(LinkEnd::Stuck))
 }
 
 /// Reads one hello, within `limit`.
-pub async fn hear<S, In>(socket: &mut WebSocketStream<S>, limit: Duration) -> Result<In, LinkEnd>
+pub async fn hear<In>(socket: &mut impl Texts, limit: Duration) -> Result<In, LinkEnd>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     In: DeserializeOwned,
 {
-    let deadline = tokio::time::Instant::now() + limit;
-    loop {
-        match tokio::time::timeout_at(deadline, socket.next()).await {
-            Err(_elapsed) => return Err(LinkEnd::Dead { silent_for: limit }),
-            Ok(None) => return Err(LinkEnd::Closed { reason: None }),
-            Ok(Some(Err(error))) => return Err(ended_by(error)),
-            Ok(Some(Ok(Message::Text(text)))) if text.len() <= crate::hello::HELLO_BYTES_MAX => {
-                return serde_json::from_str(text.as_str())
-                    .map_err(|error| LinkEnd::Malformed(error.to_string()));
-            }
-            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            Ok(Some(Ok(Message::Close(frame)))) => {
-                return Err(LinkEnd::Closed { reason: frame.map(|f| f.reason.as_str().to_owned()) });
-            }
-            Ok(Some(Ok(_))) => return Err(LinkEnd::Malformed("expected a hello".into())),
+    match tokio::time::timeout(limit, socket.next_text()).await {
+        Err(_elapsed) => Err(LinkEnd::Dead { silent_for: limit }),
+        Ok(Err(end)) => Err(end),
+        Ok(Ok(text)) if text.len() <= crate::hello::HELLO_BYTES_MAX => {
+            serde_json::from_str(&text).map_err(|error| LinkEnd::Malformed(error.to_string()))
         }
+        Ok(Ok(_)) => Err(LinkEnd::Malformed("expected a hello".into())),
     }
 }
 

@@ -170,6 +170,9 @@ pub(crate) async fn connect(
         tried: addrs,
         source,
     })?;
+    if let Err(error) = proto::driver::prepare_tunnel_socket(&socket) {
+        tracing::debug!(%error, "The socket to central does not take its options");
+    }
     // Checked when the URL was parsed; a failure here would still be an error, not a panic.
     let name = ServerName::try_from(url.host().to_owned())
         .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;

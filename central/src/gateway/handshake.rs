@@ -21,7 +21,7 @@ use axum::{
 use proto::{
     EnvironmentName,
     control::{AgentMessage, CentralMessage, RaftReply},
-    driver::{self, LaneEnd},
+    driver::{self, LaneEnd, WebSocket},
     hello::{
         AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal,
         RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission, TunnelHello, Versions,
@@ -31,12 +31,13 @@ use proto::{
 };
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
     environment::Environment,
     keeper::{Admitted, Event},
     registry::AgentLink,
-    websocket::{Socket, upgrade},
+    websocket::{Connection, upgrade},
 };
 use crate::enrolment::{AgentIdentity, Enrolment};
 
@@ -50,6 +51,11 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(1);
 const LANE_LIMIT: Duration = Duration::from_secs(2);
 /// How many Raft RPCs of one agent may be under way through central.
 const RELAYED_MAX: usize = 64;
+
+/// Control's websocket: few messages, and a library's.
+type ControlSocket = WebSocketStream<Connection>;
+/// A tunnel's: all the bytes, and our own.
+type TunnelSocket = WebSocket<Connection>;
 
 /// Whoever opened the TLS connection. Put into each request by the listener.
 #[derive(Debug, Clone)]
@@ -76,11 +82,11 @@ async fn control(
     request: Request,
 ) -> Response {
     match find(&doors, &caller).await {
-        Ok((environment, identity)) => {
-            upgrade(request, CONTROL_SUBPROTOCOL, link::websocket_config(), move |socket| {
-                control_session(environment, identity, caller.remote, socket)
-            })
-        }
+        Ok((environment, identity)) => upgrade(request, CONTROL_SUBPROTOCOL, async move |connection| {
+            let config = Some(link::websocket_config());
+            let socket = WebSocketStream::from_raw_socket(connection, Role::Server, config).await;
+            control_session(environment, identity, caller.remote, socket).await;
+        }),
         Err(refusal) => refusal,
     }
 }
@@ -91,11 +97,9 @@ async fn tunnel(
     request: Request,
 ) -> Response {
     match find(&doors, &caller).await {
-        Ok((environment, identity)) => {
-            upgrade(request, TUNNEL_SUBPROTOCOL, driver::websocket_config(), move |socket| {
-                tunnel_session(environment, identity, socket)
-            })
-        }
+        Ok((environment, identity)) => upgrade(request, TUNNEL_SUBPROTOCOL, move |connection| {
+            tunnel_session(environment, identity, WebSocket::new(connection, driver::Role::Server))
+        }),
         Err(refusal) => refusal,
     }
 }
@@ -123,7 +127,7 @@ async fn control_session(
     environment: Arc<Environment>,
     identity: AgentIdentity,
     remote: SocketAddr,
-    mut socket: Socket,
+    mut socket: ControlSocket,
 ) {
     let hello: AgentHello = match link::hear(&mut socket, HELLO_LIMIT).await {
         Ok(hello) => hello,
@@ -227,13 +231,13 @@ fn malformed(why: &str) -> Refusal {
     Refusal { code: RefusalCode::Malformed, message: format!("the hello was not understood: {why}") }
 }
 
-async fn refuse_control(mut socket: Socket, refusal: Refusal) {
+async fn refuse_control(mut socket: ControlSocket, refusal: Refusal) {
     // The agent learns it or sees the socket close.
     let _ = link::say(&mut socket, &ControlAdmission::Refused(refusal)).await;
     let _ = tokio::time::timeout(HELLO_LIMIT, socket.close(None)).await;
 }
 
-async fn refuse_tunnel(mut socket: Socket, refusal: Refusal) {
+async fn refuse_tunnel(mut socket: TunnelSocket, refusal: Refusal) {
     // The agent learns it or sees the socket close.
     let _ = link::say(&mut socket, &TunnelAdmission::Refused(refusal)).await;
     let _ = tokio::time::timeout(HELLO_LIMIT, socket.close(None)).await;
@@ -276,7 +280,7 @@ fn receive(
     }
 }
 
-async fn tunnel_session(environment: Arc<Environment>, identity: AgentIdentity, mut socket: Socket) {
+async fn tunnel_session(environment: Arc<Environment>, identity: AgentIdentity, mut socket: TunnelSocket) {
     let hello: TunnelHello = match link::hear(&mut socket, HELLO_LIMIT).await {
         Ok(hello) => hello,
         Err(LinkEnd::Malformed(why)) => return refuse_tunnel(socket, malformed(&why)).await,
@@ -315,7 +319,7 @@ async fn run_lane(
     environment: &Arc<Environment>,
     hello: &TunnelHello,
     admitted: Admitted,
-    mut socket: Socket,
+    mut socket: TunnelSocket,
 ) -> LaneEnd {
     let Admitted { tunnel, incoming, lane, continues } = admitted;
     let mut resume = None;

@@ -9,23 +9,16 @@ use axum::{
 };
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// A websocket, before any hello.
-pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+/// A connection past its opening handshake: from here on websocket frames cross it.
+pub(super) type Connection = TokioIo<Upgraded>;
 
 /// Answers a strict RFC 6455 opening handshake and runs `session` on the upgraded connection.
 pub(super) fn upgrade<F>(
     mut request: Request,
     subprotocol: &'static str,
-    config: WebSocketConfig,
-    session: impl FnOnce(Socket) -> F + Send + 'static,
+    session: impl FnOnce(Connection) -> F + Send + 'static,
 ) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
@@ -38,10 +31,7 @@ where
     // Lives as long as the connection, which its client, its lane or its keeper ends.
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => {
-                let io = TokioIo::new(upgraded);
-                session(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
-            }
+            Ok(upgraded) => session(TokioIo::new(upgraded)).await,
             Err(error) => tracing::debug!(%error, "A websocket was not taken up"),
         }
     });

@@ -5,14 +5,13 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use proto::{
     Epoch, Name,
-    driver::{IncomingStream, Side, Tunnel, TunnelConfig, websocket_config},
+    driver::{IncomingStream, Role, Side, Tunnel, TunnelConfig, WebSocket},
 };
 use tokio::{
     io::duplex,
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
     budget::Budget,
@@ -72,12 +71,10 @@ impl Gate {
         let mut tasks = JoinSet::new();
         let lane = central.clone();
         tasks.spawn(async move {
-            let config = Some(websocket_config());
-            lane.run(WebSocketStream::from_raw_socket(near, Role::Server, config).await).await;
+            lane.run(WebSocket::new(near, Role::Server)).await;
         });
         tasks.spawn(async move {
-            let config = Some(websocket_config());
-            agent.run(WebSocketStream::from_raw_socket(far, Role::Client, config).await).await;
+            agent.run(WebSocket::new(far, Role::Client)).await;
         });
         tasks.spawn(async move {
             let mut streams = JoinSet::new();

@@ -1,8 +1,11 @@
 //! One websocket of a tunnel, from its first frame to its end.
 //!
 //! Every time it wakes up it first asks how long the peer has been silent, on a clock that counts sleep: after a
-//! pause, what waits in the socket must not count as a sign of life. Then it sends and reads in turn. Reading never
-//! waits for sending, and one turn moves a bounded amount of bytes.
+//! pause, what waits in the socket must not count as a sign of life. Then it sends, reads and serves the joined
+//! sockets in turn. Reading never waits for sending, and one turn moves a bounded amount of bytes.
+//!
+//! A socket is read only while the websocket takes what it gives: what waits, waits where nothing was promised about
+//! its order yet, and control and small streams pass it.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,17 +13,16 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{Shared, remember, tokio_now};
+use super::{Shared, WebSocket, WebSocketEnd, remember, tokio_now};
 use crate::frame::{Frame, HEADER_BYTES, PAYLOAD_MAX_BYTES};
-use crate::mux::{MuxError, RateBudget, Reset, ResetCode};
+use crate::mux::{MuxError, RateBudget, Reset, ResetCode, StreamId};
+use crate::websocket::{Message, WebSocketError};
 
 /// Why a websocket ended. The tunnel may go on with another, except after `Protocol`.
 #[derive(Debug)]
@@ -63,10 +65,18 @@ pub enum ProtocolError {
     #[error("the peer sent more websocket pings than {per_second} a second")]
     PingFlood { per_second: u32 },
     #[error("the peer broke the websocket protocol")]
-    WebSocket(#[source] Box<tungstenite::Error>),
+    WebSocket(#[source] WebSocketError),
 }
 
 impl ProtocolError {
+    /// The close code that says it to the peer.
+    fn close_code(&self) -> u16 {
+        match self {
+            ProtocolError::WebSocket(error) => error.close_code(),
+            ProtocolError::Mux(_) | ProtocolError::Text | ProtocolError::PingFlood { .. } => 1002,
+        }
+    }
+
     /// With what is behind it: both ends show this to people, and one line is all they get.
     fn in_full(&self) -> String {
         let mut text = self.to_string();
@@ -83,7 +93,8 @@ impl ProtocolError {
     }
 }
 
-/// What a tunnel's websocket should be made with, at both ends: bounded messages, small buffers.
+/// What the library that does the opening handshake of a tunnel's websocket should be told: bounded messages, small
+/// buffers. Behind the handshake the bytes are ours ([`WebSocket`]).
 pub fn websocket_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -96,7 +107,7 @@ pub fn websocket_config() -> WebSocketConfig {
 /// Frames share a message until it has this many bytes; one more may follow.
 const COALESCE_BYTES: usize = 16 * 1024;
 /// The longest message this end sends or takes.
-const MESSAGE_MAX_BYTES: usize = COALESCE_BYTES + HEADER_BYTES + PAYLOAD_MAX_BYTES;
+pub(super) const MESSAGE_MAX_BYTES: usize = COALESCE_BYTES + HEADER_BYTES + PAYLOAD_MAX_BYTES;
 /// A TLS record's worth; rustls hands out no more at once.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// What one turn may move before others get theirs: whole cooperative budgets cost tens of milliseconds of latency.
@@ -104,10 +115,10 @@ const TURN_BYTES: usize = 256 * 1024;
 /// How long a close frame may take to be answered.
 const CLOSING: Duration = Duration::from_secs(2);
 const WEBSOCKET_PINGS_PER_SECOND: u32 = 50;
-/// RFC 6455 leaves this much of a close frame for the reason.
-const CLOSE_REASON_MAX_BYTES: usize = 123;
+/// What a close says that comes without a code.
+const CLOSE_NO_CODE: u16 = 1005;
 
-pub(super) async fn run<S>(shared: &Shared, websocket: WebSocketStream<S>) -> LaneEnd
+pub(super) async fn run<S>(shared: &Shared, websocket: WebSocket<S>) -> LaneEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -118,13 +129,14 @@ where
         shared,
         generation,
         websocket,
-        message: BytesMut::new(),
         flushing: false,
         next_ping: Instant::now(),
         sleep,
+        rung: Vec::new(),
         pings: RateBudget::new(WEBSOCKET_PINGS_PER_SECOND, WEBSOCKET_PINGS_PER_SECOND),
     };
-    let ended = poll_fn(|cx| lane.poll(cx)).await;
+    // The turn's own bound stands in for tokio's, which would stop a lane after so many small reads of any stream.
+    let ended = unconstrained(poll_fn(|cx| lane.poll(cx))).await;
     drop(attached); // streams see the end before the courtesies of closing take their time
     let Lane { websocket, .. } = lane;
     match ended {
@@ -140,7 +152,7 @@ where
         Ended::Broken(error) => {
             let reason = error.in_full();
             shared.abort(Reset::new(ResetCode::PROTOCOL, &reason));
-            say_goodbye(websocket, Some((CloseCode::Protocol.into(), &reason))).await;
+            say_goodbye(websocket, Some((error.close_code(), &reason))).await;
             LaneEnd::Protocol(error)
         }
     }
@@ -177,7 +189,10 @@ fn attach(shared: &Shared) -> Option<u64> {
         state.lane.started = true;
         state.lane.attached = true;
         state.lane.generation += 1;
+        state.lane.resting = false;
+        state.lane.flushing = false;
         state.heard_at = Some(now); // the hello that led here
+        state.take_over();
         Some(state.lane.generation)
     })
 }
@@ -193,6 +208,7 @@ impl Drop for Attached<'_> {
         self.shared.with(|state| {
             if state.lane.generation == self.generation {
                 state.detach();
+                self.shared.ready.leave();
             }
         });
     }
@@ -201,11 +217,12 @@ impl Drop for Attached<'_> {
 struct Lane<'a, S> {
     shared: &'a Shared,
     generation: u64,
-    websocket: WebSocketStream<S>,
-    message: BytesMut,
+    websocket: WebSocket<S>,
     flushing: bool,
     next_ping: Instant,
     sleep: Pin<&'a mut Sleep>,
+    /// Streams whose sockets became ready, on their way into the queue.
+    rung: Vec<StreamId>,
     pings: RateBudget,
 }
 
@@ -226,19 +243,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
     /// One turn: everything that can be done now, up to `TURN_BYTES`.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let mut moved = 0;
+        self.shared.ready.watch(cx);
         loop {
             self.check_silence()?;
             self.do_what_is_due(cx)?;
             let sent = self.send(cx)?;
-            let read = self.read(cx)?;
-            match (sent, read) {
+            let received = self.receive(cx)?;
+            match (sent, received) {
                 (Step::Waiting, Step::Waiting) => {
-                    if self.set_timer(cx) {
+                    let rests = self.shared.with_from_lane(|state| state.rest(self.flushing));
+                    if rests && self.set_timer(cx) {
                         return Ok(());
                     }
                 }
-                (sent, read) => {
-                    moved += sent.bytes() + read.bytes();
+                (sent, received) => {
+                    moved += sent.bytes() + received.bytes();
                     if moved >= TURN_BYTES {
                         cx.waker().wake_by_ref();
                         return Ok(());
@@ -248,9 +267,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         }
     }
 
+    /// Takes what has arrived, and hands it out, for half a turn: what it makes us say (credit, acknowledgements) goes
+    /// out once and not after each message.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<Step, Ended> {
+        let mut moved = 0;
+        loop {
+            let read = self.read(cx)?;
+            let served = self.serve();
+            if matches!((&read, &served), (Step::Waiting, Step::Waiting)) {
+                return Ok(if moved > 0 { Step::Moved(moved) } else { Step::Waiting });
+            }
+            moved += read.bytes() + served.bytes();
+            if moved >= TURN_BYTES / 2 {
+                return Ok(Step::Moved(moved));
+            }
+        }
+    }
+
     fn check_silence(&self) -> Result<(), Ended> {
         let now = self.shared.config.clock.now();
-        let heard_at = self.shared.with(|state| state.heard_at).unwrap_or(now);
+        let heard_at = self.shared.with_from_lane(|state| state.heard_at).unwrap_or(now);
         let silent_for = now.saturating_sub(heard_at);
         if silent_for > self.shared.config.dead_after {
             return Err(LaneEnd::Dead { silent_for }.into());
@@ -265,17 +301,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             self.next_ping = now + self.shared.config.ping_interval;
         }
         let boot_now = self.shared.config.clock.now();
-        self.shared.with(|state| {
+        self.shared.with_from_lane(|state| {
             if state.lane.generation != self.generation {
                 return Err(LaneEnd::Stopped.into());
             }
             remember(&mut state.lane.waker, cx);
-            state.lane.idle = false;
+            // From here on everything is looked at; what others do meanwhile is another look.
+            (state.lane.resting, state.lane.flushing, state.lane.poked) = (false, false, false);
             if let Some((code, reason)) = state.lane.close.take() {
                 return Err(Ended::Closing { code, reason });
             }
             state.mux.handle_timeout(now.into_std());
             if ping {
+                self.websocket.rest();
+                state.blocks.rest();
                 state.ping(now.into_std(), boot_now);
             }
             Ok(())
@@ -287,75 +326,96 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         if self.flushing && self.flush(cx)?.is_pending() {
             return Ok(Step::Waiting);
         }
-        let bytes = self.shared.with(|state| {
-            let mut stream_bytes = 0;
-            while self.message.len() < COALESCE_BYTES
-                && let Some(frame) = state.mux.poll_transmit()
-            {
-                stream_bytes += frame.body.stream_bytes() as u64;
-                frame.encode(&mut self.message);
+        let out = self.websocket.out();
+        let bytes = self.shared.with_from_lane(|state| {
+            while out.message_len() < COALESCE_BYTES {
+                if let Some(frame) = state.mux.poll_transmit() {
+                    state.bytes_out += frame.body.stream_bytes() as u64;
+                    frame.encode(out.message());
+                } else if state.fetch_next().is_none() {
+                    break;
+                }
             }
-            state.bytes_out += stream_bytes;
-            state.lane.idle = self.message.is_empty();
-            self.message.len()
+            out.message_len()
         });
         if bytes == 0 {
             return Ok(Step::Waiting);
         }
-        let message = Message::Binary(self.message.split().freeze());
-        Pin::new(&mut self.websocket).start_send(message).map_err(ended_by)?;
-        self.flushing = true;
+        out.seal(rand::random());
         let _ = self.flush(cx)?; // pending or not, a message left the mux
         Ok(Step::Moved(bytes))
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
-        match Pin::new(&mut self.websocket).poll_flush(cx) {
-            Poll::Ready(Ok(())) => {
-                self.flushing = false;
-                Ok(Poll::Ready(()))
+        let sent = self.websocket.poll_send(cx).map_err(LaneEnd::Io)?;
+        self.flushing = sent.is_pending();
+        Ok(sent)
+    }
+
+    /// Hands out what arrived, and hears which sockets are ready.
+    fn serve(&mut self) -> Step {
+        self.shared.ready.take(&mut self.rung);
+        let mut left = self.shared.with_from_lane(|state| {
+            for id in self.rung.drain(..) {
+                state.make_due(id);
             }
-            Poll::Ready(Err(error)) => Err(ended_by(error)),
-            Poll::Pending => Ok(Poll::Pending),
+            state.due.len()
+        });
+        let (mut served, mut moved) = (false, 0);
+        while left > 0 && moved < TURN_BYTES {
+            // The lock is free between two sockets: others want to open and end streams.
+            moved += self.shared.with_from_lane(|state| match state.due.pop_front() {
+                Some(id) => state.carry(id, self.shared, None),
+                None => 0,
+            });
+            served = true;
+            left -= 1;
         }
+        if served { Step::Moved(moved.max(1)) } else { Step::Waiting }
     }
 
     /// Reads one message, if there is one.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Step, Ended> {
-        let message = match Pin::new(&mut self.websocket).poll_next(cx) {
+        let message = match self.websocket.poll_message(cx) {
             Poll::Pending => return Ok(Step::Waiting),
-            Poll::Ready(Some(Ok(message))) => message,
-            Poll::Ready(Some(Err(error))) => return Err(ended_by(error)),
-            Poll::Ready(None) => return Err(LaneEnd::Io(io::ErrorKind::UnexpectedEof.into()).into()),
+            Poll::Ready(Ok(message)) => message,
+            Poll::Ready(Err(WebSocketEnd::Io(error))) => return Err(LaneEnd::Io(error).into()),
+            Poll::Ready(Err(WebSocketEnd::Peer(error))) => {
+                return Err(Ended::Broken(ProtocolError::WebSocket(error)));
+            }
         };
         // Again, now that the message is in hand: a pause may have fallen between the last check and here.
         self.check_silence()?;
-        let bytes = message.len();
+        let mut bytes = 1;
         match message {
-            Message::Binary(bytes) => self.take(bytes).map_err(|error| Ended::Broken(error.into()))?,
+            Message::Binary(message) => {
+                bytes += message.len();
+                self.take(message).map_err(|error| Ended::Broken(error.into()))?;
+            }
             Message::Text(_) => return Err(Ended::Broken(ProtocolError::Text)),
-            Message::Ping(_) | Message::Pong(_) => {
+            Message::Ping(_) | Message::Pong => {
                 if !self.pings.take(tokio_now()) {
                     let per_second = self.pings.per_second();
                     return Err(Ended::Broken(ProtocolError::PingFlood { per_second }));
                 }
+                if let Message::Ping(payload) = message {
+                    self.websocket.pong(payload);
+                    self.flushing = true;
+                }
                 self.take(Bytes::new()).map_err(|error| Ended::Broken(error.into()))?;
             }
-            Message::Close(frame) => {
-                let (code, reason) = frame.map_or((CloseCode::Status.into(), String::new()), |frame| {
-                    (frame.code.into(), frame.reason.as_str().to_owned())
-                });
-                return Err(Ended::Answering(LaneEnd::Closed { code, reason }));
+            Message::Close(close) => {
+                let code = close.code.unwrap_or(CLOSE_NO_CODE);
+                return Err(Ended::Answering(LaneEnd::Closed { code, reason: close.reason }));
             }
-            Message::Frame(_) => {} // never read
         }
-        Ok(Step::Moved(bytes.max(1)))
+        Ok(Step::Moved(bytes))
     }
 
     fn take(&self, mut message: Bytes) -> Result<(), MuxError> {
         let now = tokio_now();
         let boot_now = self.shared.config.clock.now();
-        self.shared.with(|state| {
+        self.shared.with_from_lane(|state| {
             if state.lane.generation != self.generation {
                 return Ok(()); // replaced meanwhile; the next turn ends it
             }
@@ -374,7 +434,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         let now = Instant::now();
         let boot_now = self.shared.config.clock.now();
         let dead_after = self.shared.config.dead_after;
-        let (wanted, heard_at) = self.shared.with(|state| (state.mux.poll_timeout(), state.heard_at));
+        let (wanted, heard_at) =
+            self.shared.with_from_lane(|state| (state.mux.poll_timeout(), state.heard_at));
         // A little after the deadline, so that the comparison is clear.
         let silence_left = dead_after.saturating_sub(boot_now.saturating_sub(heard_at.unwrap_or(boot_now)))
             + Duration::from_millis(1);
@@ -396,38 +457,10 @@ impl Step {
     }
 }
 
-/// Tells an error of the line from one of the peer.
-fn ended_by(error: tungstenite::Error) -> Ended {
-    use tungstenite::error::ProtocolError as Broken;
-    match error {
-        tungstenite::Error::Io(error) => LaneEnd::Io(error).into(),
-        tungstenite::Error::ConnectionClosed
-        | tungstenite::Error::AlreadyClosed
-        | tungstenite::Error::Protocol(Broken::ResetWithoutClosingHandshake) => {
-            LaneEnd::Io(io::ErrorKind::UnexpectedEof.into()).into()
-        }
-        other => Ended::Broken(ProtocolError::WebSocket(Box::new(other))),
-    }
-}
-
-/// Sends a close frame, or the answer to one, and gives the peer a moment to take it: dropping a socket with unread
-/// bytes in it would destroy the frame on its way.
-async fn say_goodbye<S>(mut websocket: WebSocketStream<S>, close: Option<(u16, &str)>)
+/// Says goodbye, or answers the peer's, within a limit: whoever does not answer in time has been told at least.
+async fn say_goodbye<S>(websocket: WebSocket<S>, close: Option<(u16, &str)>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let goodbye = async {
-        let sent = match close {
-            Some((code, reason)) => {
-                let reason = reason[..reason.floor_char_boundary(CLOSE_REASON_MAX_BYTES)].to_owned();
-                websocket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await
-            }
-            None => SinkExt::<Message>::flush(&mut websocket).await,
-        };
-        if sent.is_ok() {
-            while let Some(Ok(_)) = websocket.next().await {}
-        }
-    };
-    // Whoever does not answer in time has been told at least.
-    let _ = tokio::time::timeout(CLOSING, goodbye).await;
+    let _ = tokio::time::timeout(CLOSING, websocket.close(close)).await;
 }

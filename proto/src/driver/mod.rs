@@ -2,22 +2,27 @@
 //!
 //! ```text
 //!   TunnelStream ─┐ lock, take or put bytes, wake the lane
-//!   TunnelStream ─┼──► Mutex<Mux + wakers> ◄──► lane: Tunnel::run(websocket) ◄──► peer
-//!   TunnelStream ─┘
+//!   TunnelStream ─┼──► Mutex<Mux + wakers + joined sockets> ◄──► lane: Tunnel::run(websocket) ◄──► peer
+//!   socket ───────┘ ready: rings the lane, which reads and writes the socket itself (relay)
 //! ```
 //!
-//! No task and no channel per stream: a hand-off costs a wake-up, and wake-ups are a fifth of what a tunnel costs.
+//! One owner per tunnel: the task that runs the lane. A hand-off costs a wake-up, and wake-ups are a fifth of what a
+//! tunnel costs, so bytes pass from a socket to the websocket and back in one turn of that task.
 //! A [`Tunnel`] outlives its websockets: when one ends, its streams wait for the next, or for [`Tunnel::abort`].
 //!
 //! Silence (DESIGN, rule 2): an agent lets bytes out of the tunnel only while central answered a ping that was
 //! sent less than `dead_after` ago, on a clock that counts sleep. The moment the ping was *sent* counts: an answer
 //! that waited in a socket while this process was stopped proves nothing about now.
 
+mod blocks;
 mod clock;
 mod lane;
 mod lease;
+mod queue;
+mod ready;
 mod relay;
 mod stream;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -30,13 +35,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio_tungstenite::WebSocketStream;
+
+use self::blocks::Blocks;
+use self::ready::Ready;
+use self::relay::Socket;
 
 pub use self::clock::{BootClock, SystemBootClock, TokioClock};
 pub use self::lane::{LaneEnd, ProtocolError, websocket_config};
 pub use self::lease::Lease;
+pub use self::queue::prepare_tunnel_socket;
 pub use self::relay::{RelayEnd, RelayEnded, relay};
 pub use self::stream::{Incoming, IncomingStream, TunnelStream, reset_of};
+pub use self::websocket::{Role, WebSocket, WebSocketEnd};
 pub use crate::mux::{Limits, Open, OpenError, Reset, ResetCode, ResumeError, Side, StreamId, Transport};
 
 use crate::mux::{Mux, MuxEvent};
@@ -55,6 +65,14 @@ pub struct TunnelConfig {
 }
 
 impl TunnelConfig {
+    /// May bytes leave the tunnel towards a destination?
+    fn may_write(&self, lease: &Lease) -> bool {
+        match self.side {
+            Side::Central => true,
+            Side::Agent => lease.is_fresh(self.clock.now(), self.dead_after),
+        }
+    }
+
     /// The defaults: ping every 5 s, dead after 15 s, the machine's clock.
     pub fn new(side: Side) -> TunnelConfig {
         TunnelConfig {
@@ -111,6 +129,10 @@ impl Tunnel {
                 mux,
                 lane: LaneState::default(),
                 streams: HashMap::new(),
+                due: VecDeque::new(),
+                sources: VecDeque::new(),
+                blocks: Blocks::default(),
+                wakes: Vec::new(),
                 incoming: VecDeque::new(),
                 incoming_waker: None,
                 ping_waiters: Vec::new(),
@@ -119,6 +141,7 @@ impl Tunnel {
                 bytes_in: 0,
                 bytes_out: 0,
             }),
+            ready: Arc::default(),
             config,
         });
         let last = Arc::new(AbortWhenDropped(Arc::clone(&shared)));
@@ -129,7 +152,7 @@ impl Tunnel {
     /// needs [`Tunnel::reattach`]. A second `run` ends the first with [`LaneEnd::Stopped`].
     ///
     /// Cancel-safe: dropping it detaches the websocket, streams keep waiting.
-    pub async fn run<S>(&self, websocket: WebSocketStream<S>) -> LaneEnd
+    pub async fn run<S>(&self, websocket: WebSocket<S>) -> LaneEnd
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -166,7 +189,7 @@ impl Tunnel {
     pub fn open(&self, open: Open, first: Bytes) -> Result<TunnelStream, OpenError> {
         self.shared.with(|state| {
             let id = state.mux.open(open, first)?;
-            state.streams.insert(id, StreamWakers::default());
+            state.streams.insert(id, Slot::default());
             Ok(TunnelStream::new(Arc::clone(&self.shared), id))
         })
     }
@@ -212,6 +235,16 @@ impl Tunnel {
         self.shared.with(|state| state.may_write(&self.shared.config))
     }
 
+    /// Breaks one stream at once, both directions: its socket is reset at this end and at the other. False if there
+    /// is no such stream any more.
+    pub fn reset_stream(&self, id: StreamId, code: ResetCode, reason: &str) -> bool {
+        self.shared.with(|state| {
+            let there = state.mux.stream_bytes(id).is_some();
+            state.mux.reset(id, Reset::new(code, reason));
+            there
+        })
+    }
+
     /// Bytes that came and went on one stream so far; `None` once it is gone.
     pub fn stream_bytes(&self, id: StreamId) -> Option<(u64, u64)> {
         self.shared.with(|state| state.mux.stream_bytes(id))
@@ -234,6 +267,7 @@ impl Tunnel {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    ready: Arc<Ready>,
     config: TunnelConfig,
 }
 
@@ -241,7 +275,14 @@ struct Shared {
 struct State {
     mux: Mux,
     lane: LaneState,
-    streams: HashMap<StreamId, StreamWakers>,
+    streams: HashMap<StreamId, Slot>,
+    /// Joined streams that may have something for their sockets; each at most once.
+    due: VecDeque<StreamId>,
+    /// Joined streams whose sockets may have something for the tunnel; each at most once, in turn.
+    sources: VecDeque<StreamId>,
+    blocks: Blocks,
+    /// Whom to wake when the lock is free again.
+    wakes: Vec<Waker>,
     incoming: VecDeque<StreamId>,
     incoming_waker: Option<Waker>,
     ping_waiters: Vec<(u64, oneshot::Sender<Duration>)>,
@@ -261,21 +302,26 @@ struct LaneState {
     prepared: bool,
     started: bool,
     waker: Option<Waker>,
-    /// The lane has nothing more to send and wants to hear of something.
-    idle: bool,
+    /// The lane sleeps and wants to hear of work.
+    resting: bool,
+    /// Its websocket takes nothing more at the moment.
+    flushing: bool,
+    /// Somebody else made work while the lane was awake.
+    poked: bool,
     close: Option<(u16, String)>,
 }
 
-/// Who waits for what on one stream.
+/// What the driver knows of one stream: who waits for what, or the socket that the lane serves.
 #[derive(Debug, Default)]
-struct StreamWakers {
+struct Slot {
     read: Option<Waker>,
     write: Option<Waker>,
     opened: Option<Waker>,
     broken: Option<Waker>,
+    socket: Option<Box<Socket>>,
 }
 
-impl StreamWakers {
+impl Slot {
     fn all(&mut self) -> impl Iterator<Item = Waker> {
         [self.read.take(), self.write.take(), self.opened.take(), self.broken.take()].into_iter().flatten()
     }
@@ -284,16 +330,33 @@ impl StreamWakers {
 impl Shared {
     /// Does something under the lock, then wakes whom it concerns, without the lock.
     fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
-        let mut wake = Vec::new();
-        let result = {
+        self.locked(|state| {
+            let result = act(state);
+            state.collect_events();
+            if state.has_work() {
+                state.rouse_lane();
+            }
+            result
+        })
+    }
+
+    /// The same for the lane itself, which is awake and looks for what there is to do before it rests.
+    fn with_from_lane<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        self.locked(|state| {
+            let result = act(state);
+            state.collect_events();
+            result
+        })
+    }
+
+    fn locked<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let (result, wakes) = {
             // A panic elsewhere must not take the tunnel along: the mux holds no half-made state across calls.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let result = act(&mut state);
-            state.collect_events(&mut wake);
-            state.collect_lane(&mut wake);
-            result
+            (result, std::mem::take(&mut state.wakes))
         };
-        wake.into_iter().for_each(Waker::wake);
+        wakes.into_iter().for_each(Waker::wake);
         result
     }
 
@@ -312,10 +375,7 @@ impl Shared {
 
 impl State {
     fn may_write(&self, config: &TunnelConfig) -> bool {
-        match config.side {
-            Side::Central => true,
-            Side::Agent => self.lease.is_fresh(config.clock.now(), config.dead_after),
-        }
+        config.may_write(&self.lease)
     }
 
     fn ping(&mut self, now: Instant, boot_now: Duration) -> u64 {
@@ -327,7 +387,6 @@ impl State {
     fn close_lane(&mut self, code: u16, reason: &str) {
         if self.lane.attached {
             self.lane.close.get_or_insert((code, reason.to_owned()));
-            self.lane.idle = true; // wake it even if it is busy sending
         }
     }
 
@@ -339,33 +398,42 @@ impl State {
         self.lane.close = None;
         self.ping_waiters.clear();
         self.lease.forget_questions();
-        if let Some(waker) = self.lane.waker.take() {
-            waker.wake();
-        }
+        self.wakes.extend(self.lane.waker.take());
+        self.hand_back();
     }
 
-    /// Turns events into wake-ups.
-    fn collect_events(&mut self, wake: &mut Vec<Waker>) {
+    /// Turns events into wake-ups, or into work for the lane.
+    fn collect_events(&mut self) {
         while let Some(event) = self.mux.poll_event() {
             match event {
                 MuxEvent::Incoming(id) => {
-                    self.streams.insert(id, StreamWakers::default());
+                    self.streams.insert(id, Slot::default());
                     self.incoming.push_back(id);
-                    wake.extend(self.incoming_waker.take());
+                    self.wakes.extend(self.incoming_waker.take());
                 }
-                MuxEvent::Opened(id) => wake.extend(self.wakers(id).and_then(|wakers| wakers.opened.take())),
-                MuxEvent::Readable(id) => wake.extend(self.wakers(id).and_then(|wakers| wakers.read.take())),
-                MuxEvent::Writable(id) => wake.extend(self.wakers(id).and_then(|wakers| wakers.write.take())),
+                MuxEvent::Opened(id) => self.wake(id, |slot| slot.opened.take()),
+                MuxEvent::Readable(id) => {
+                    if !self.make_due(id) {
+                        self.wake(id, |slot| slot.read.take());
+                    }
+                }
+                MuxEvent::Writable(id) => {
+                    if !self.make_due(id) {
+                        self.wake(id, |slot| slot.write.take());
+                    }
+                }
                 MuxEvent::Broken(id) => {
-                    if let Some(wakers) = self.wakers(id) {
-                        wake.extend(wakers.all());
+                    self.make_due(id);
+                    if let Some(slot) = self.streams.get_mut(&id) {
+                        self.wakes.extend(slot.all());
                     }
                 }
                 MuxEvent::GoAway(reset) => tracing::info!(%reset, "The peer takes no new streams"),
                 MuxEvent::Pong { nonce, round_trip } => {
                     if self.lease.answered(nonce) {
                         // Readers may have stalled for want of it.
-                        wake.extend(self.streams.values_mut().filter_map(|wakers| wakers.read.take()));
+                        self.wakes.extend(self.streams.values_mut().filter_map(|slot| slot.read.take()));
+                        self.take_over();
                     }
                     let (answered, waiting) = std::mem::take(&mut self.ping_waiters)
                         .into_iter()
@@ -379,15 +447,30 @@ impl State {
         }
     }
 
-    fn collect_lane(&mut self, wake: &mut Vec<Waker>) {
-        if self.lane.idle && (self.mux.has_output() || self.lane.close.is_some()) {
-            self.lane.idle = false;
-            wake.extend(self.lane.waker.take());
+    /// Is there something that the lane could do?
+    fn has_work(&self) -> bool {
+        let can_send = !self.lane.flushing && (!self.sources.is_empty() || self.mux.has_output());
+        can_send || !self.due.is_empty() || self.lane.close.is_some()
+    }
+
+    fn rouse_lane(&mut self) {
+        if self.lane.resting {
+            self.lane.resting = false;
+            self.wakes.extend(self.lane.waker.take());
+        } else {
+            self.lane.poked = true;
         }
     }
 
-    fn wakers(&mut self, id: StreamId) -> Option<&mut StreamWakers> {
-        self.streams.get_mut(&id)
+    /// The lane found nothing more to do. False if somebody made work meanwhile.
+    fn rest(&mut self, flushing: bool) -> bool {
+        self.lane.flushing = flushing;
+        self.lane.resting = !self.lane.poked;
+        self.lane.resting
+    }
+
+    fn wake(&mut self, id: StreamId, which: impl FnOnce(&mut Slot) -> Option<Waker>) {
+        self.wakes.extend(self.streams.get_mut(&id).and_then(which));
     }
 }
 

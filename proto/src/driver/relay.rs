@@ -1,22 +1,36 @@
 //! Joins a TCP socket and a stream: bytes both ways, half-close as half-close, a break as a break.
 //!
+//! ```text
+//!   peer ──► lane ──► mux ──► socket      what the socket does not take waits here, one piece, then in the window
+//!   peer ◄── lane ◄── mux ◄── socket      read only when the tunnel takes it, and as much as the stream has room for
+//! ```
+//!
+//! While there is a websocket its lane moves the bytes itself, in its own turn: nothing is handed over, nobody else
+//! is woken. Without one the relay does, so that what had arrived is still handed out and a client that leaves is
+//! noticed. Both hold the tunnel's lock while they touch a socket.
+//!
 //! A direction that ends properly shuts down the other side's sending half and lets the opposite direction go on.
 //! Anything else resets both: the peer of a broken stream must never take what it got for the whole (rule R).
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use super::blocks::{BLOCK_BYTES, Blocks, Piece};
+use super::ready::bell;
 use super::stream::TunnelStream;
+use super::{Shared, State, remember};
 use crate::frame::PAYLOAD_MAX_BYTES;
-use crate::mux::{Reset, ResetCode, StreamError};
+use crate::mux::{Mux, ReadOutcome, Reset, ResetCode, StreamError, StreamId};
+
+/// What is written to one socket before others get their turn.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// How a relay went.
 #[derive(Debug)]
@@ -39,51 +53,202 @@ pub enum RelayEnded {
     Stream(Reset),
 }
 
-/// What one turn may move before others get theirs.
-const TURN_BYTES: usize = 256 * 1024;
-
-/// Relays until both directions have ended or one broke. Dropping it breaks both.
+/// Relays until both directions have ended or one broke. Bytes move from here on, whether or not the future is
+/// polled. Dropping it breaks both.
 ///
-/// On the agent nothing is written to the socket while the tunnel is silent; see [`TunnelStream::may_write`].
+/// On the agent nothing is written to the socket while the tunnel is silent; see [`super::Tunnel::may_write`].
 pub fn relay(tcp: TcpStream, stream: TunnelStream) -> impl Future<Output = RelayEnd> + Send {
-    // Made before the first poll: a relay that is dropped unpolled must look broken, too.
-    let socket = Socket { tcp, finished: false };
-    both_ways(socket, stream)
+    let joined = Joined::new(tcp, stream);
+    async move { poll_fn(|cx| joined.poll(cx)).await }
 }
 
-async fn both_ways(mut socket: Socket, stream: TunnelStream) -> RelayEnd {
-    let (mut sent_bytes, mut received_bytes) = (0, 0);
-    let result = {
-        let (read, write) = socket.tcp.split();
-        let handed_over = AtomicBool::new(false);
-        let up = upload(read, &stream, &handed_over, &mut sent_bytes);
-        let down = async {
-            download(write, &stream, &mut received_bytes).await?;
-            handed_over.store(true, Ordering::Relaxed);
-            // The upload may have waited for this, and looks again.
-            tokio::task::yield_now().await;
-            Ok(())
-        };
-        tokio::try_join!(up, down)
-    };
-    let ended = match result {
-        Ok(((), ())) => {
-            socket.finished = true;
-            RelayEnded::Finished
-        }
-        Err(Break::Socket(error)) => {
-            stream.reset(ResetCode::CONNECTION_RESET, &error.to_string());
-            RelayEnded::Socket(error)
-        }
-        Err(Break::Stream(reset)) => RelayEnded::Stream(reset),
-    };
-    RelayEnd { sent_bytes, received_bytes, ended }
+/// A stream whose socket is with the tunnel. Dropped before both came to their end, both are reset.
+struct Joined {
+    stream: TunnelStream,
 }
 
-/// A socket that is reset when dropped, unless it came to its proper end: a cancelled relay looks broken, too.
-struct Socket {
+impl Joined {
+    fn new(tcp: TcpStream, stream: TunnelStream) -> Joined {
+        let (id, shared) = (stream.id(), stream.shared());
+        let socket = Box::new(Socket::new(tcp, bell(&shared.ready, id)));
+        shared.with(|state| {
+            state.streams.entry(id).or_default().socket = Some(socket);
+            state.make_due(id);
+        });
+        Joined { stream }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
+        let (id, shared) = (self.stream.id(), self.stream.shared());
+        let socket = shared.with(|state| {
+            if !state.lane.attached {
+                state.carry(id, shared, Some(cx.waker()));
+            }
+            let slot = state.streams.get_mut(&id)?;
+            let socket = slot.socket.as_mut()?;
+            if socket.ended.is_none() {
+                remember(&mut socket.relay, cx);
+                return None;
+            }
+            slot.socket.take()
+        });
+        let Some(mut socket) = socket else { return Poll::Pending };
+        let Some(ended) = socket.ended.take() else { return Poll::Pending };
+        socket.finished = matches!(ended, RelayEnded::Finished);
+        Poll::Ready(RelayEnd { sent_bytes: socket.sent, received_bytes: socket.received, ended })
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // Closing it may take a moment; nobody should wait for the lock meanwhile.
+        let socket =
+            self.stream.shared().with(|state| state.streams.get_mut(&self.stream.id())?.socket.take());
+        drop(socket);
+    }
+}
+
+/// A socket that a lane reads and writes. It is reset when dropped, unless it came to its proper end: a cancelled
+/// relay looks broken, too.
+#[derive(Debug)]
+pub(super) struct Socket {
     tcp: TcpStream,
+    /// Tells the lane that the socket is ready.
+    bell: Waker,
+    /// Waits for the end, or for the lane to go.
+    relay: Option<Waker>,
+    /// What came from the peer and the socket has not taken yet. At most one frame.
+    rest: Bytes,
+    sent: u64,
+    received: u64,
+    /// The socket has nothing more to say.
+    said_all: bool,
+    /// The socket was told that nothing more comes.
+    told_all: bool,
+    /// Stands in [`State::due`].
+    due: bool,
+    /// Stands in [`State::sources`].
+    source: bool,
+    ended: Option<RelayEnded>,
     finished: bool,
+}
+
+impl Socket {
+    fn new(tcp: TcpStream, bell: Waker) -> Socket {
+        Socket {
+            tcp,
+            bell,
+            relay: None,
+            rest: Bytes::new(),
+            sent: 0,
+            received: 0,
+            said_all: false,
+            told_all: false,
+            due: false,
+            source: false,
+            ended: None,
+            finished: false,
+        }
+    }
+
+    /// Tunnel to socket, as much as it takes. `Err` ends the relay.
+    fn deliver(
+        &mut self,
+        mux: &mut Mux,
+        id: StreamId,
+        may_write: impl Fn() -> bool,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, RelayEnded> {
+        let mut moved = 0;
+        while !self.told_all && moved < TURN_BYTES {
+            if let Some(reset) = mux.over() {
+                return Err(RelayEnded::Stream(reset.clone()));
+            }
+            // Before every single write: the process may have been stopped since the last one.
+            if !may_write() {
+                return Ok(moved);
+            }
+            if self.rest.is_empty() {
+                match mux.read(id, PAYLOAD_MAX_BYTES)? {
+                    ReadOutcome::Bytes(bytes) => self.rest = bytes,
+                    ReadOutcome::Nothing => break,
+                    ReadOutcome::End => {
+                        // Never waits on a TCP socket.
+                        let _ = Pin::new(&mut self.tcp).poll_shutdown(cx).map_err(RelayEnded::Socket)?;
+                        self.told_all = true;
+                        break;
+                    }
+                }
+            }
+            match Pin::new(&mut self.tcp).poll_write(cx, &self.rest).map_err(RelayEnded::Socket)? {
+                Poll::Ready(0) => return Err(RelayEnded::Socket(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => {
+                    self.rest.advance(written);
+                    self.received += written as u64;
+                    moved += written;
+                }
+                Poll::Pending => {
+                    // Broken, and the socket takes nothing: there is nobody to hand the rest to.
+                    return match mux.broken(id) {
+                        Some(reset) => Err(RelayEnded::Stream(reset.clone())),
+                        None => Ok(moved),
+                    };
+                }
+            }
+        }
+        if self.rest.is_empty() {
+            self.rest = Bytes::new(); // an empty rest would keep its message
+        }
+        // What had arrived before a break is handed over first; where that has come to its end already, this is it.
+        match mux.broken(id) {
+            Some(reset) if self.told_all => Err(RelayEnded::Stream(reset.clone())),
+            _ => Ok(moved),
+        }
+    }
+
+    /// Socket to tunnel, one read. `Ok(None)`: not now, somebody will say when.
+    fn fetch(
+        &mut self,
+        mux: &mut Mux,
+        id: StreamId,
+        blocks: &mut Blocks,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<usize>, RelayEnded> {
+        if self.said_all {
+            return Ok(None);
+        }
+        // When it breaks, the other direction still hands over what had arrived and then ends both.
+        let Ok(room @ 1..) = mux.writable(id) else { return Ok(None) };
+        let mut block = ReadBuf::new(&mut blocks.block()[..room.min(BLOCK_BYTES)]);
+        if Pin::new(&mut self.tcp).poll_read(cx, &mut block).map_err(RelayEnded::Socket)?.is_pending() {
+            return Ok(None);
+        }
+        let len = block.filled().len();
+        if len == 0 {
+            self.said_all = true;
+            mux.finish(id)?;
+            return Ok(None);
+        }
+        let taken = match blocks.take(len) {
+            Piece::Whole(mut bytes) => mux.write_bytes(id, &mut bytes)?,
+            Piece::Little(bytes) => mux.write(id, bytes)?,
+        };
+        debug_assert_eq!(taken, len, "there was room, and nobody else holds the lock");
+        self.sent += len as u64;
+        Ok(Some(len))
+    }
+}
+
+impl From<StreamError> for RelayEnded {
+    fn from(error: StreamError) -> RelayEnded {
+        match error {
+            StreamError::Reset(reset) => RelayEnded::Stream(reset),
+            // Only this relay uses the stream, and it neither writes after finishing nor lets go.
+            StreamError::Finished | StreamError::Unknown(_) => {
+                RelayEnded::Stream(Reset::new(ResetCode::INTERNAL, &error.to_string()))
+            }
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -95,131 +260,118 @@ impl Drop for Socket {
     }
 }
 
-enum Break {
-    Socket(io::Error),
-    Stream(Reset),
-}
-
-impl From<io::Error> for Break {
-    fn from(error: io::Error) -> Break {
-        Break::Socket(error)
-    }
-}
-
-impl From<StreamError> for Break {
-    fn from(error: StreamError) -> Break {
-        match error {
-            StreamError::Reset(reset) => Break::Stream(reset),
-            // Only this relay uses the stream, and it neither writes after finishing nor lets go.
-            StreamError::Finished | StreamError::Unknown(_) => {
-                Break::Stream(Reset::new(ResetCode::INTERNAL, &error.to_string()))
-            }
+impl State {
+    /// A lane takes over every socket: what its relay knew of it, the lane finds out anew.
+    pub(super) fn take_over(&mut self) {
+        let joined = self.streams.iter().filter(|(_, slot)| slot.socket.is_some());
+        for id in joined.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.make_due(id);
         }
     }
-}
 
-/// Socket to stream.
-async fn upload(
-    mut read: ReadHalf<'_>,
-    stream: &TunnelStream,
-    handed_over: &AtomicBool,
-    sent_bytes: &mut u64,
-) -> Result<(), Break> {
-    let mut turn = Turn::default();
-    loop {
-        let read = poll_fn(|cx| {
-            let room = ready!(poll_room(cx, stream, handed_over))?;
-            poll_read(cx, &mut read, room.min(PAYLOAD_MAX_BYTES)).map_err(Break::Socket)
-        })
-        .await?;
-        if read.is_empty() {
-            return Ok(stream.finish()?);
+    /// The lane is gone: each relay looks after its own socket.
+    pub(super) fn hand_back(&mut self) {
+        self.due = VecDeque::new();
+        self.sources = VecDeque::new();
+        for socket in self.streams.values_mut().filter_map(|slot| slot.socket.as_mut()) {
+            (socket.due, socket.source) = (false, false);
+            self.wakes.extend(socket.relay.take());
         }
-        let len = read.len();
-        let mut bytes = read.freeze();
-        // There was room a moment ago, but all streams share one bound.
-        while !bytes.is_empty() {
-            poll_fn(|cx| poll_room(cx, stream, handed_over)).await?;
-            stream.try_write_bytes(&mut bytes)?;
-        }
-        *sent_bytes += len as u64;
-        turn.moved(len).await;
     }
-}
 
-/// Room in the stream. When it breaks, the other direction still hands over what had arrived and then ends both;
-/// where that has come to its end already, nobody else would.
-fn poll_room(
-    cx: &mut Context<'_>,
-    stream: &TunnelStream,
-    handed_over: &AtomicBool,
-) -> Poll<Result<usize, Break>> {
-    if let Poll::Ready(reset) = stream.poll_broken(cx) {
-        return match handed_over.load(Ordering::Relaxed) {
-            true => Poll::Ready(Err(Break::Stream(reset))),
-            false => Poll::Pending,
+    /// A joined stream has something to do. False if the stream is not joined.
+    pub(super) fn make_due(&mut self, id: StreamId) -> bool {
+        let Some(socket) = self.streams.get_mut(&id).and_then(|slot| slot.socket.as_mut()) else {
+            return false;
         };
+        if !self.lane.attached {
+            self.wakes.extend(socket.relay.take());
+        } else if !socket.due {
+            socket.due = true;
+            self.due.push_back(id);
+        }
+        true
     }
-    match stream.poll_writable(cx) {
-        Poll::Ready(Ok(room)) => Poll::Ready(Ok(room)),
-        // Broken a moment ago, which wakes this again.
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-    }
-}
 
-/// A buffer only while there is something to read: an idle connection owns none. Empty at the end.
-fn poll_read(cx: &mut Context<'_>, read: &mut ReadHalf<'_>, max: usize) -> Poll<io::Result<BytesMut>> {
-    if read.as_ref().poll_read_ready(cx)?.is_pending() {
-        return Poll::Pending;
-    }
-    let mut buffer = BytesMut::with_capacity(max);
-    let mut limited = (&mut buffer).limit(max);
-    let result = std::pin::pin!(read.read_buf(&mut limited)).poll(cx);
-    result.map_ok(|_| buffer)
-}
-
-/// Stream to socket.
-async fn download(
-    mut write: WriteHalf<'_>,
-    stream: &TunnelStream,
-    received_bytes: &mut u64,
-) -> Result<(), Break> {
-    let mut turn = Turn::default();
-    while let Some(mut bytes) = poll_fn(|cx| stream.poll_read_bytes(cx, PAYLOAD_MAX_BYTES)).await? {
-        while !bytes.is_empty() {
-            let written = poll_fn(|cx| {
-                // Before every single write: the process may have been stopped since the last one.
-                if let Err(reset) = ready!(stream.poll_may_write(cx)) {
-                    return Poll::Ready(Err(Break::Stream(reset)));
+    /// Everything that can be done for a joined stream without a lane's help, or, with a lane, towards its socket.
+    /// Answers with the bytes moved. `relay` is whom
+    /// the socket should wake where there is no lane.
+    pub(super) fn carry(&mut self, id: StreamId, shared: &Shared, relay: Option<&Waker>) -> usize {
+        let State { mux, streams, blocks, lease, sources, due, wakes, .. } = self;
+        let Some(socket) = streams.get_mut(&id).and_then(|slot| slot.socket.as_mut()) else { return 0 };
+        socket.due = false;
+        if socket.ended.is_some() {
+            return 0;
+        }
+        let alone = relay.is_some();
+        let waker = relay.unwrap_or(&socket.bell).clone();
+        let cx = &mut Context::from_waker(&waker);
+        let mut moved = 0;
+        let may_write = || shared.config.may_write(lease);
+        let went = socket.deliver(mux, id, may_write, cx).and_then(|delivered| {
+            moved = delivered;
+            if moved >= TURN_BYTES {
+                // There may be more, and others have waited.
+                match alone {
+                    true => cx.waker().wake_by_ref(),
+                    false => {
+                        socket.due = true;
+                        due.push_back(id);
+                    }
                 }
-                match Pin::new(&mut write).poll_write(cx, &bytes) {
-                    Poll::Ready(written) => Poll::Ready(written.map_err(Break::Socket)),
-                    // Broken, and the socket takes nothing: there is nobody to hand the rest to.
-                    Poll::Pending => stream.poll_broken(cx).map(|reset| Err(Break::Stream(reset))),
-                }
-            })
-            .await?;
-            if written == 0 {
-                return Err(Break::Socket(io::ErrorKind::WriteZero.into()));
             }
-            bytes.advance(written);
-            *received_bytes += written as u64;
-            turn.moved(written).await;
+            if alone {
+                while let Some(fetched) = socket.fetch(mux, id, blocks, cx)? {
+                    moved += fetched;
+                }
+            } else if !socket.source && !socket.said_all {
+                socket.source = true;
+                sources.push_back(id);
+            }
+            Ok(())
+        });
+        socket.settle(mux, id, went, wakes);
+        if !may_write() {
+            lease.miss();
         }
+        moved
     }
-    Ok(write.shutdown().await?)
+
+    /// Reads the next socket that may have something for the tunnel, once. `None`: there is no such socket.
+    pub(super) fn fetch_next(&mut self) -> Option<usize> {
+        let State { mux, streams, blocks, sources, wakes, .. } = self;
+        let id = sources.pop_front()?;
+        let Some(socket) = streams.get_mut(&id).and_then(|slot| slot.socket.as_mut()) else { return Some(0) };
+        socket.source = false;
+        if socket.ended.is_some() {
+            return Some(0);
+        }
+        let bell = socket.bell.clone();
+        let mut cx = Context::from_waker(&bell);
+        let fetched = socket.fetch(mux, id, blocks, &mut cx);
+        // Back into the row, unless the socket is empty: then its bell rings when it is not.
+        if matches!(fetched, Ok(Some(_))) && socket.tcp.poll_read_ready(&mut cx).is_ready() {
+            socket.source = true;
+            sources.push_back(id);
+        }
+        let len = fetched.as_ref().ok().copied().flatten().unwrap_or(0);
+        socket.settle(mux, id, fetched.map(|_| ()), wakes);
+        Some(len)
+    }
 }
 
-/// Yields after a turn's worth of bytes.
-#[derive(Default)]
-struct Turn(usize);
-
-impl Turn {
-    async fn moved(&mut self, bytes: usize) {
-        self.0 += bytes;
-        if self.0 >= TURN_BYTES {
-            self.0 = 0;
-            tokio::task::yield_now().await;
+impl Socket {
+    /// Notes an end, and tells the relay.
+    fn settle(&mut self, mux: &mut Mux, id: StreamId, went: Result<(), RelayEnded>, wakes: &mut Vec<Waker>) {
+        let ended = match went {
+            Ok(()) if self.said_all && self.told_all => RelayEnded::Finished,
+            Ok(()) => return,
+            Err(ended) => ended,
+        };
+        if let RelayEnded::Socket(error) = &ended {
+            mux.reset(id, Reset::new(ResetCode::CONNECTION_RESET, &error.to_string()));
         }
+        self.ended = Some(ended);
+        wakes.extend(self.relay.take());
     }
 }

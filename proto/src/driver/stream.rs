@@ -3,13 +3,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use std::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Shared, State, wait};
+use super::{Shared, Slot, State, wait};
 use crate::mux::{Open, ReadOutcome, Reset, ResetCode, StreamError, StreamId};
 
 /// Streams that the peer opens.
@@ -108,7 +108,7 @@ impl TunnelStream {
         poll_fn(|cx| {
             self.shared.with(|state| match state.mux.is_open(self.id) {
                 Ok(true) => Poll::Ready(Ok(())),
-                Ok(false) => state.wait_on(self.id, cx, |wakers| &mut wakers.opened),
+                Ok(false) => state.wait_on(self.id, cx, |slot| &mut slot.opened),
                 Err(error) => Poll::Ready(Err(reason_of(error))),
             })
         })
@@ -120,11 +120,10 @@ impl TunnelStream {
         poll_fn(|cx| self.poll_broken(cx)).await
     }
 
-    /// See [`TunnelStream::broken`].
-    pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<Reset> {
+    fn poll_broken(&self, cx: &Context<'_>) -> Poll<Reset> {
         self.shared.with(|state| match state.mux.broken(self.id) {
             Some(reset) => Poll::Ready(reset.clone()),
-            None => state.wait_on(self.id, cx, |wakers| &mut wakers.broken),
+            None => state.wait_on(self.id, cx, |slot| &mut slot.broken),
         })
     }
 
@@ -133,67 +132,25 @@ impl TunnelStream {
         self.shared.with(|state| state.mux.reset(self.id, Reset::new(code, reason)));
     }
 
-    /// May bytes leave the tunnel towards a destination right now? See the [driver](super). Ask before every write.
-    pub fn may_write(&self) -> bool {
-        self.shared.with(|state| state.may_write(&self.shared.config))
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// Waits until [`TunnelStream::may_write`]. Shares its place in the queue with reading: one waiter at a time.
-    ///
-    /// # Errors
-    /// The tunnel was aborted: nothing may be written any more.
-    pub fn poll_may_write(&self, cx: &Context<'_>) -> Poll<Result<(), Reset>> {
-        self.shared.with(|state| {
-            if let Some(reset) = state.mux.over() {
-                return Poll::Ready(Err(reset.clone()));
-            }
-            if state.may_write(&self.shared.config) {
-                return Poll::Ready(Ok(()));
-            }
-            state.lease.miss();
-            state.wait_on(self.id, cx, |wakers| &mut wakers.read)
-        })
-    }
-
-    /// Reads without copying: up to `max` bytes, or `None` at the end. While the tunnel is silent nothing is read,
-    /// and so nothing earns credit.
-    pub fn poll_read_bytes(&self, cx: &Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamError>> {
+    /// Up to `max` bytes, or `None` at the end. While the tunnel is silent nothing is read, and so nothing earns
+    /// credit.
+    fn poll_read_bytes(&self, cx: &Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamError>> {
         self.shared.with(|state| {
             if state.mux.over().is_none() && !state.may_write(&self.shared.config) {
                 state.lease.miss();
-                return state.wait_on(self.id, cx, |wakers| &mut wakers.read);
+                return state.wait_on(self.id, cx, |slot| &mut slot.read);
             }
             match state.mux.read(self.id, max) {
                 Ok(ReadOutcome::Bytes(bytes)) => Poll::Ready(Ok(Some(bytes))),
                 Ok(ReadOutcome::End) => Poll::Ready(Ok(None)),
-                Ok(ReadOutcome::Nothing) => state.wait_on(self.id, cx, |wakers| &mut wakers.read),
+                Ok(ReadOutcome::Nothing) => state.wait_on(self.id, cx, |slot| &mut slot.read),
                 Err(error) => Poll::Ready(Err(error)),
             }
         })
-    }
-
-    /// Waits until something can be written, and says how much.
-    pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
-        self.shared.with(|state| match state.mux.writable(self.id) {
-            Ok(0) => state.wait_on(self.id, cx, |wakers| &mut wakers.write),
-            other => Poll::Ready(other),
-        })
-    }
-
-    /// Writes the front of `bytes` without copying it and leaves what found no room, without waiting.
-    ///
-    /// # Errors
-    /// If the stream broke or was finished.
-    pub fn try_write_bytes(&self, bytes: &mut Bytes) -> Result<usize, StreamError> {
-        self.shared.with(|state| state.mux.write_bytes(self.id, bytes))
-    }
-
-    /// Writes a copy of the front of `bytes`, without waiting; says how much.
-    ///
-    /// # Errors
-    /// If the stream broke or was finished.
-    pub fn try_write(&self, bytes: &[u8]) -> Result<usize, StreamError> {
-        self.shared.with(|state| state.mux.write(self.id, bytes))
     }
 
     /// Nothing more will be written (half-close).
@@ -231,7 +188,7 @@ impl AsyncWrite for TunnelStream {
             return Poll::Ready(Ok(0));
         }
         self.shared.with(|state| match state.mux.write(self.id, buf) {
-            Ok(0) => state.wait_on(self.id, cx, |wakers| &mut wakers.write),
+            Ok(0) => state.wait_on(self.id, cx, |slot| &mut slot.write),
             Ok(written) => Poll::Ready(Ok(written)),
             Err(error) => Poll::Ready(Err(io_error(error))),
         })
@@ -257,9 +214,9 @@ impl State {
         &mut self,
         id: StreamId,
         cx: &Context<'_>,
-        slot: impl FnOnce(&mut super::StreamWakers) -> &mut Option<std::task::Waker>,
+        which: impl FnOnce(&mut Slot) -> &mut Option<Waker>,
     ) -> Poll<T> {
-        wait(slot(self.streams.entry(id).or_default()), cx)
+        wait(which(self.streams.entry(id).or_default()), cx)
     }
 }
 

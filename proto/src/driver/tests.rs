@@ -5,8 +5,9 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{Message, protocol};
 
 use super::*;
 use crate::frame::{Body, Frame};
@@ -188,7 +189,7 @@ async fn a_text_message_ends_the_tunnel() {
     let pair = Pair::new();
     let (a, b) = duplex(64 * 1024);
     let lane = tokio::spawn(run(pair.central.clone(), a, Role::Server));
-    let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+    let mut peer = stranger(b, protocol::Role::Client).await;
     peer.send(Message::text("hello")).await.unwrap();
     while let Some(Ok(_)) = peer.next().await {}
     assert!(matches!(lane.await.unwrap(), LaneEnd::Protocol(ProtocolError::Text)));
@@ -201,7 +202,7 @@ async fn a_message_beyond_the_limit_or_full_of_nonsense_ends_the_tunnel() {
         let pair = Pair::new();
         let (a, b) = duplex(64 * 1024);
         let lane = tokio::spawn(run(pair.central.clone(), a, Role::Server));
-        let mut peer = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+        let mut peer = stranger(b, protocol::Role::Client).await;
         let _ = peer.send(Message::binary(message)).await; // the end may come while it is being sent
         while let Some(Ok(_)) = peer.next().await {}
         let end = lane.await.unwrap();
@@ -275,6 +276,38 @@ async fn a_ping_without_a_websocket_is_not_answered() {
     assert_eq!(pair.central.ping(Duration::from_secs(1)).await, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_librarys_websocket_is_understood_in_parts_and_its_pings_and_close_are_answered() {
+    let pair = Pair::new();
+    let (a, b) = duplex(64 * 1024);
+    let lane = tokio::spawn(run(pair.central.clone(), a, Role::Server));
+    let mut peer = stranger(b, protocol::Role::Client).await;
+    peer.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
+    let mut ping = BytesMut::new();
+    Frame { seq: 0, stream: StreamId::TUNNEL, body: Body::Ping { nonce: 7 } }.encode(&mut ping);
+    let rest = ping.split_off(5);
+    let part = |bytes: BytesMut, opcode, last| {
+        Message::Frame(protocol::frame::Frame::message(bytes.freeze(), OpCode::Data(opcode), last))
+    };
+    peer.send(part(ping, Data::Binary, false)).await.unwrap();
+    peer.send(part(rest, Data::Continue, true)).await.unwrap();
+
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        match peer.next().await.unwrap().unwrap() {
+            Message::Pong(payload) => heard.push(payload),
+            Message::Binary(message) if message == pong(7) => heard.push(message),
+            Message::Binary(_) => {} // its own ping
+            other => panic!("{other:?}"),
+        }
+    }
+    peer.close(None).await.unwrap();
+    while let Some(Ok(_)) = peer.next().await {}
+    drop(peer);
+    let end = lane.await.unwrap();
+    assert!(matches!(end, LaneEnd::Closed { code: 1005, .. }), "{end:?}");
+}
+
 // ---- silence ----
 
 #[tokio::test(start_paused = true)]
@@ -287,14 +320,14 @@ async fn an_agent_that_slept_reads_nothing_until_central_has_answered_again() {
     near.write_all(b"before").await.unwrap();
     let mut got = [0; 6];
     far.read_exact(&mut got).await.unwrap();
-    assert!(far.may_write());
+    assert!(pair.agent.may_write());
 
     // The bytes are in the agent's mux when the machine goes to sleep.
     near.write_all(b"stale").await.unwrap();
     pair.agent.ping(Duration::from_secs(1)).await.unwrap();
     clock.sleep(DEAD_AFTER + Duration::from_secs(1));
 
-    assert!(!far.may_write());
+    assert!(!pair.agent.may_write());
     let mut got = [0; 5];
     let read = tokio::time::timeout(Duration::from_secs(1), far.read_exact(&mut got)).await;
     assert!(read.is_err(), "read {got:?} after a sleep");
@@ -312,7 +345,7 @@ async fn what_waited_in_the_socket_during_a_pause_does_not_count_as_a_sign_of_li
     let pair = Pair::with(|config| config.clock = clock.clone());
     let (a, b) = duplex(64 * 1024);
     let lane = tokio::spawn(run(pair.agent.clone(), a, Role::Client));
-    let mut central = WebSocketStream::from_raw_socket(b, Role::Server, None).await;
+    let mut central = stranger(b, protocol::Role::Server).await;
     central.next().await.unwrap().unwrap(); // the agent's first ping: its lane runs
     central.send(Message::binary(pong(1))).await.unwrap();
     clock.sleep(DEAD_AFTER + Duration::from_secs(1));
@@ -509,8 +542,12 @@ impl BootClock for Sleeper {
 }
 
 async fn run(tunnel: Tunnel, pipe: DuplexStream, role: Role) -> LaneEnd {
-    let websocket = WebSocketStream::from_raw_socket(pipe, role, Some(websocket_config())).await;
-    tunnel.run(websocket).await
+    tunnel.run(WebSocket::new(pipe, role)).await
+}
+
+/// A peer that is not ours: the library's own end.
+async fn stranger(pipe: DuplexStream, role: protocol::Role) -> WebSocketStream<DuplexStream> {
+    WebSocketStream::from_raw_socket(pipe, role, None).await
 }
 
 fn pong(nonce: u64) -> Bytes {

@@ -300,6 +300,11 @@ impl World {
                 model.ends[side].saw_end = true;
                 news
             }
+            // Both ends opened at once, neither knowing of the other's: the excess is refused.
+            Err(StreamError::Reset(reset)) if reset.code == ResetCode::TOO_MANY_STREAMS => {
+                model.broken = true;
+                false
+            }
             Err(error) => {
                 assert!(broken, "{error}");
                 false

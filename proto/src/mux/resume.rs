@@ -17,7 +17,7 @@ use crate::frame::{Body, Frame, StreamId};
 /// An acknowledgement waits at most this long…
 const ACK_AFTER: Duration = Duration::from_millis(25);
 /// …or for this many bytes…
-const ACK_AFTER_BYTES: usize = 32 * 1024;
+const ACK_AFTER_BYTES: usize = 256 * 1024;
 /// …or this many frames.
 const ACK_AFTER_FRAMES: u32 = 512;
 

@@ -171,8 +171,8 @@ fn a_stream_that_ends_gives_back_all_its_credit() {
 }
 
 #[test]
-fn acknowledgements_come_after_32_kib_or_25_ms() {
-    let mut pair = Pair::new();
+fn acknowledgements_come_after_256_kib_or_25_ms() {
+    let mut pair = Pair::with(|limits| limits.stream_window_bytes = 1024 * 1024);
     let stream = pair.open("x");
     pair.central.write(stream, &[0; 1024]).unwrap();
     let frames = pair.transmit(Side::Central);
@@ -183,9 +183,12 @@ fn acknowledgements_come_after_32_kib_or_25_ms() {
     pair.agent.handle_timeout(pair.now);
     assert_eq!(pair.transmit(Side::Agent)[0].body.name(), "ACK");
 
-    pair.central.write(stream, &[0; 40 * 1024]).unwrap();
-    let frames = pair.transmit(Side::Central);
-    pair.deliver(Side::Agent, frames);
+    for _ in 0..2 {
+        assert_eq!(pair.transmit(Side::Agent), []);
+        assert_eq!(pair.central.write(stream, &[0; 128 * 1024]), Ok(128 * 1024));
+        let frames = pair.transmit(Side::Central);
+        pair.deliver(Side::Agent, frames);
+    }
     assert_eq!(pair.transmit(Side::Agent)[0].body.name(), "ACK");
 }
 
