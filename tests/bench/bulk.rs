@@ -6,6 +6,9 @@
 //!                 ◄──────────────────── length bytes      the client compares their checksum
 //!   'u' length bytes … ────────────────►
 //!                 ◄──────────────────── their checksum    with that of what was to be sent
+//!   'e' length    ────────────────────►
+//!   length bytes  ────────────────────► ┐
+//!                 ◄──────────────────── ┘ the same, again and again (see `ask`)
 //! ```
 
 use std::io;
@@ -112,7 +115,36 @@ async fn one_stream(addr: SocketAddr, direction: Direction, bytes: u64) -> io::R
     }
 }
 
-fn request(verb: u8, bytes: u64) -> [u8; 9] {
+/// Receives for so long from each of `streams` connections at once, and answers with the bytes that came.
+/// What they are is not looked at: [`transfer`] does that.
+///
+/// # Panics
+/// When a stream breaks.
+pub(crate) async fn pour(addr: SocketAddr, streams: usize, long: Duration) -> u64 {
+    let until = tokio::time::Instant::now() + long;
+    let mut running = JoinSet::new();
+    for _ in 0..streams {
+        running.spawn(async move {
+            let mut stream = TcpStream::connect(addr).await?;
+            stream.write_all(&request(b'd', u64::MAX)).await?;
+            let mut piece = vec![0; PIECE_BYTES];
+            let mut received = 0;
+            while let Ok(count) = tokio::time::timeout_at(until, stream.read(&mut piece)).await {
+                received += count? as u64;
+            }
+            io::Result::Ok(received)
+        });
+    }
+    let mut all = 0;
+    while let Some(stream) = running.join_next().await {
+        all += stream
+            .expect("a stream does not panic")
+            .unwrap_or_else(|error| panic!("a bulk stream broke: {error}"));
+    }
+    all
+}
+
+pub(crate) fn request(verb: u8, bytes: u64) -> [u8; 9] {
     let mut request = [verb; 9];
     request[1..].copy_from_slice(&bytes.to_be_bytes());
     request
@@ -142,9 +174,22 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
             let received = receive(&mut stream, bytes).await?;
             stream.write_u32(received).await?;
         }
+        b'e' => echo(&mut stream, bytes).await?,
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     stream.shutdown().await
+}
+
+/// Gives back what comes, so many bytes at a time, until the client leaves.
+async fn echo(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    let mut piece = vec![0; usize::try_from(bytes).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
+    loop {
+        match stream.read_exact(&mut piece).await {
+            Ok(_) => stream.write_all(&piece).await?,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Sends `bytes` of the pattern.

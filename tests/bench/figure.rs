@@ -27,8 +27,15 @@ pub(crate) struct Figure {
 pub(crate) enum Unit {
     #[serde(rename = "ms")]
     Milliseconds,
+    #[serde(rename = "µs")]
+    Microseconds,
     #[serde(rename = "MiB")]
     Mebibytes,
+    /// 10³ bytes.
+    #[serde(rename = "kB")]
+    Kilobytes,
+    #[serde(rename = "1/s")]
+    PerSecond,
     /// 10⁹ bytes a second.
     #[serde(rename = "GB/s")]
     GigabytesPerSecond,
@@ -44,7 +51,10 @@ impl Unit {
     pub(crate) fn symbol(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
+            Self::Microseconds => "µs",
             Self::Mebibytes => "MiB",
+            Self::Kilobytes => "kB",
+            Self::PerSecond => "1/s",
             Self::GigabytesPerSecond => "GB/s",
             Self::CpuSecondsPerGigabyte => "CPU s/GB",
             Self::Ratio => "×",
@@ -56,8 +66,16 @@ impl Unit {
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
     pub(crate) of: Statistic,
-    pub(crate) at_most: f64,
+    #[serde(flatten)]
+    pub(crate) bound: Bound,
     pub(crate) met: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -97,13 +115,26 @@ impl Figure {
     }
 
     /// The same figure with a target beside it.
-    pub(crate) fn wanted(mut self, of: Statistic, at_most: f64) -> Self {
+    pub(crate) fn wanted(self, of: Statistic, at_most: f64) -> Self {
+        self.bounded(of, Bound::AtMost(at_most))
+    }
+
+    /// The same for a median of which more is better.
+    pub(crate) fn wanted_at_least(self, at_least: f64) -> Self {
+        self.bounded(Statistic::Median, Bound::AtLeast(at_least))
+    }
+
+    fn bounded(mut self, of: Statistic, bound: Bound) -> Self {
         let seen = match of {
             Statistic::Median => self.median,
             Statistic::P99 => self.p99,
             Statistic::Max => self.max,
         };
-        self.targets.push(Target { of, at_most, met: seen <= at_most });
+        let met = match bound {
+            Bound::AtMost(most) => seen <= most,
+            Bound::AtLeast(least) => seen >= least,
+        };
+        self.targets.push(Target { of, bound, met });
         self
     }
 
@@ -118,7 +149,7 @@ impl Figure {
 }
 
 /// The smallest sample that at least `percent` of all samples do not exceed.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted[rank - 1]
 }

@@ -10,17 +10,21 @@
 //! is shown and fails nothing: how fast is a question, not a test. A broken gateway panics.
 #![expect(clippy::expect_used, reason = "the bench stands on the tests' stage and fails as they do")]
 
+mod ask;
+mod bare;
 mod bulk;
+mod crowd;
 mod failover;
 mod figure;
 mod idle;
+mod latency;
 mod machine;
 mod relay;
 mod report;
+mod stage;
 mod throughput;
 mod usage;
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,15 +34,18 @@ use clap::{Parser, Subcommand};
 use crate::figure::Figure;
 use crate::report::Report;
 
-/// `bench all` when nothing is said; the relay's processes are started by throughput alone.
+/// `bench all` when nothing is said.
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures Postern's own programs, found beside this one; builds nothing")]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How often each measurement is repeated [default: failover 50, idle 3, throughput 3]
+    /// How often each measurement is repeated [default: failover 50, crowd 1, others 3]
     #[arg(long, global = true)]
     rounds: Option<NonZeroUsize>,
+    /// Leave the programs out: measure the tunnel with nothing around it, and the limits
+    #[arg(long, global = true)]
+    bare: bool,
     /// Write the JSON document to this file too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -48,9 +55,9 @@ struct Args {
 enum Command {
     #[command(flatten)]
     Measure(What),
-    /// One process of the relay that throughput compares with
+    /// One process of the relays to compare with
     #[command(hide = true)]
-    RelayHop { target: SocketAddr },
+    RelayHop(relay::HopArgs),
 }
 
 #[derive(Subcommand, Clone, Copy)]
@@ -59,11 +66,22 @@ enum What {
     Failover,
     /// Memory of an idle central, active and standby
     Idle,
-    /// Bulk speed and CPU cost, beside a plain two-hop TCP relay
+    /// Bulk speed and CPU cost, beside two-hop relays with TLS and without
     Throughput,
+    /// Small requests: alone, in a crowd, beside bulk, and with a connection each
+    Latency,
+    /// Memory of a stream that nobody uses
+    Crowd {
+        /// How many are open
+        #[arg(long, default_value_t = STREAMS)]
+        streams: usize,
+    },
     /// Everything above
     All,
 }
+
+/// Idle streams, where nothing else is said.
+const STREAMS: usize = 5_000;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -72,16 +90,20 @@ fn main() -> ExitCode {
 }
 
 impl What {
-    async fn figures(self, rounds: Option<NonZeroUsize>) -> Vec<Figure> {
+    async fn figures(self, rounds: Option<NonZeroUsize>, bare: bool) -> Vec<Figure> {
         let or = |default: usize| rounds.map_or(default, NonZeroUsize::get);
         match self {
             Self::Failover => failover::measure(or(50)).await,
             Self::Idle => idle::measure(or(3)).await,
-            Self::Throughput => throughput::measure(or(3)).await,
+            Self::Throughput => throughput::measure(or(3), bare).await,
+            Self::Latency => latency::measure(or(3), bare).await,
+            Self::Crowd { streams } => crowd::measure(or(1), streams, bare).await,
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
                 all.extend(idle::measure(or(3)).await);
-                all.extend(throughput::measure(or(3)).await);
+                all.extend(throughput::measure(or(3), bare).await);
+                all.extend(latency::measure(or(3), bare).await);
+                all.extend(crowd::measure(or(1), STREAMS, bare).await);
                 all
             }
         }
@@ -90,7 +112,7 @@ impl What {
 
 async fn run(args: Args) -> ExitCode {
     let what = match args.command {
-        Some(Command::RelayHop { target }) => return relay_hop(target).await,
+        Some(Command::RelayHop(args)) => return relay_hop(args).await,
         Some(Command::Measure(what)) => what,
         None => What::All,
     };
@@ -98,7 +120,7 @@ async fn run(args: Args) -> ExitCode {
         eprintln!("This is a debug build: the figures show that the bench runs, and nothing else.");
     }
     let mut report = Report::begin();
-    report.add(what.figures(args.rounds).await);
+    report.add(what.figures(args.rounds, args.bare).await);
     eprint!("{}", report.table());
     let json = report.json();
     println!("{json}");
@@ -111,11 +133,11 @@ async fn run(args: Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn relay_hop(target: SocketAddr) -> ExitCode {
-    match relay::run_hop(target).await {
+async fn relay_hop(args: relay::HopArgs) -> ExitCode {
+    match relay::run_hop(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the relay to {target} cannot listen: {error}");
+            eprintln!("a relay's hop ended: {error}");
             ExitCode::FAILURE
         }
     }

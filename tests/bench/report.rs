@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::figure::{Figure, Statistic};
+use crate::figure::{Bound, Figure, Statistic};
 use crate::machine::{Machine, load};
 
 /// Grows when a field changes its meaning; new fields do not count.
@@ -91,7 +91,10 @@ fn targets(figure: &Figure) -> String {
             Statistic::Max => "max",
         };
         let verdict = if target.met { "met" } else { "MISSED" };
-        format!("{of} ≤ {} {verdict}", target.at_most)
+        match target.bound {
+            Bound::AtMost(most) => format!("{of} ≤ {most} {verdict}"),
+            Bound::AtLeast(least) => format!("{of} ≥ {least} {verdict}"),
+        }
     });
     each.collect::<Vec<_>>().join(", ")
 }

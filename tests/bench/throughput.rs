@@ -1,54 +1,36 @@
-//! Bulk through the gateway beside bulk through the limit, and what each costs in CPU.
+//! Bulk through the gateway beside bulk through the limits, and what each costs in CPU.
 //!
-//! Both paths are measured in the same round, one right after the other, because on a shared machine
+//! All ways are measured in the same round, one right after the other, because on a shared machine
 //! wall-clock figures move by a third while their ratio hardly does.
 
-use postern_tests::Dev;
-
-use crate::bulk::{Destination, Direction, transfer};
-use crate::figure::{Figure, Unit};
-use crate::relay::TwoHops;
+use crate::bulk::{Direction, transfer};
+use crate::figure::{Figure, Statistic, Unit};
+use crate::stage::{Stage, Way};
 use crate::usage::cpu_seconds;
 
 const NAME: &str = "throughput";
 /// For each shape, all its streams together.
 const TOTAL_BYTES: u64 = 1 << 30;
-/// Before the first round, through each path: caches, windows and allocators settle.
-const WARM_UP_BYTES: u64 = 64 << 20;
 
-const SHAPES: [(usize, Direction); 4] =
-    [(1, Direction::Down), (1, Direction::Up), (10, Direction::Down), (10, Direction::Up)];
+const STREAMS: [usize; 3] = [1, 10, 100];
+const CPU_WANTED: f64 = 1.10;
 
-/// Speed and CPU cost of the gateway and of the relay, and the gateway's speed as a ratio.
-pub(crate) async fn measure(rounds: usize) -> Vec<Figure> {
-    let destination = Destination::start().await;
-    let dev = Dev::start(&[("bulk", &format!("tcp://{}", destination.addr()))]).await;
-    dev.until_all_configured().await;
-    let relay = TwoHops::to(destination.addr()).await;
-    let active = dev.api().gateway().await.active.expect("a gateway whose candidates are configured has one");
-    // The standby's CPU is left out: it carries nothing.
-    let gateway = Path { addr: dev.listen("bulk"), pids: [dev.central_pid(), dev.agent(&active).pid] };
-    let limit = Path { addr: relay.addr(), pids: relay.pids() };
-    for path in [&gateway, &limit] {
-        transfer(path.addr, Direction::Down, 1, WARM_UP_BYTES).await;
-        transfer(path.addr, Direction::Up, 1, WARM_UP_BYTES).await;
-    }
-
-    let mut shapes = SHAPES.map(|(streams, direction)| Shape::new(streams, direction));
+/// Speed and CPU cost of every way, and the gateway's as ratios of the TLS relay's.
+pub(crate) async fn measure(rounds: usize, bare: bool) -> Vec<Figure> {
+    let stage = Stage::set(bare).await;
+    let mut shapes: Vec<_> = STREAMS
+        .into_iter()
+        .flat_map(|streams| [Direction::Down, Direction::Up].map(|direction| Shape::new(streams, direction)))
+        .collect();
     for round in 1..=rounds {
         for shape in &mut shapes {
-            shape.gateway.push(gateway.carry(shape.streams, shape.direction).await);
-            shape.limit.push(limit.carry(shape.streams, shape.direction).await);
-            eprintln!("throughput {round}/{rounds}: {}", shape.last());
+            for (way, samples) in stage.ways.iter().zip(&mut shape.samples) {
+                samples.push(carry(way, shape.streams, shape.direction).await);
+            }
+            eprintln!("throughput {round}/{rounds}: {}", shape.last(&stage));
         }
     }
-    shapes.into_iter().flat_map(Shape::figures).collect()
-}
-
-/// A way to the destination and the two processes that make it.
-struct Path {
-    addr: std::net::SocketAddr,
-    pids: [u32; 2],
+    shapes.into_iter().flat_map(|shape| shape.figures(&stage)).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -57,30 +39,27 @@ struct Sample {
     cpu_seconds_per_gigabyte: f64,
 }
 
-impl Path {
-    async fn carry(&self, streams: usize, direction: Direction) -> Sample {
-        let bytes_per_stream = TOTAL_BYTES / streams as u64;
-        let gigabytes = (bytes_per_stream * streams as u64) as f64 / 1e9;
-        let cpu_before = cpu_seconds(&self.pids);
-        let took = transfer(self.addr, direction, streams, bytes_per_stream).await;
-        Sample {
-            gigabytes_per_second: gigabytes / took.as_secs_f64(),
-            cpu_seconds_per_gigabyte: (cpu_seconds(&self.pids) - cpu_before) / gigabytes,
-        }
+async fn carry(way: &Way, streams: usize, direction: Direction) -> Sample {
+    let bytes_per_stream = TOTAL_BYTES / streams as u64;
+    let gigabytes = (bytes_per_stream * streams as u64) as f64 / 1e9;
+    let cpu_before = cpu_seconds(&way.pids);
+    let took = transfer(way.addr, direction, streams, bytes_per_stream).await;
+    Sample {
+        gigabytes_per_second: gigabytes / took.as_secs_f64(),
+        cpu_seconds_per_gigabyte: (cpu_seconds(&way.pids) - cpu_before) / gigabytes,
     }
 }
 
-/// So many streams in one direction, and what was seen of them, a sample a round.
+/// So many streams in one direction, and what was seen of them: for each way a sample a round.
 struct Shape {
     streams: usize,
     direction: Direction,
-    gateway: Vec<Sample>,
-    limit: Vec<Sample>,
+    samples: [Vec<Sample>; 4],
 }
 
 impl Shape {
     fn new(streams: usize, direction: Direction) -> Self {
-        Self { streams, direction, gateway: Vec::new(), limit: Vec::new() }
+        Self { streams, direction, samples: Default::default() }
     }
 
     fn title(&self) -> String {
@@ -88,28 +67,34 @@ impl Shape {
         format!("{} stream{plural} {}", self.streams, self.direction.name())
     }
 
-    fn last(&self) -> String {
-        let speed = |samples: &[Sample]| samples.last().map_or(f64::NAN, |last| last.gigabytes_per_second);
-        format!(
-            "{}, gateway {:.2} GB/s, relay {:.2} GB/s",
-            self.title(),
-            speed(&self.gateway),
-            speed(&self.limit)
-        )
+    fn last(&self, stage: &Stage) -> String {
+        let each = stage.ways.iter().zip(&self.samples).filter_map(|(way, samples)| {
+            let Sample { gigabytes_per_second: speed, cpu_seconds_per_gigabyte: cost } = samples.last()?;
+            Some(format!(", {} {speed:.2} GB/s at {cost:.2} CPU s/GB", way.name))
+        });
+        self.title() + &each.collect::<String>()
     }
 
-    fn figures(self) -> Vec<Figure> {
+    fn figures(self, stage: &Stage) -> Vec<Figure> {
         let title = self.title();
-        let ratios = self.gateway.iter().zip(&self.limit);
-        let ratios = ratios.map(|(ours, limit)| ours.gigabytes_per_second / limit.gigabytes_per_second);
-        let speed = |samples: &[Sample]| samples.iter().map(|one| one.gigabytes_per_second).collect();
-        let cost = |samples: &[Sample]| samples.iter().map(|one| one.cpu_seconds_per_gigabyte).collect();
-        vec![
-            Figure::of(NAME, format!("{title}, gateway"), Unit::GigabytesPerSecond, speed(&self.gateway)),
-            Figure::of(NAME, format!("{title}, plain relay"), Unit::GigabytesPerSecond, speed(&self.limit)),
-            Figure::of(NAME, format!("{title}, gateway to relay"), Unit::Ratio, ratios.collect()),
-            Figure::of(NAME, format!("{title}, gateway"), Unit::CpuSecondsPerGigabyte, cost(&self.gateway)),
-            Figure::of(NAME, format!("{title}, plain relay"), Unit::CpuSecondsPerGigabyte, cost(&self.limit)),
-        ]
+        let all = |of: fn(&Sample) -> f64, way: usize| self.samples[way].iter().map(of).collect::<Vec<_>>();
+        let ratios = |of: fn(&Sample) -> f64| {
+            all(of, 0).into_iter().zip(all(of, 1)).map(|(ours, limit)| ours / limit).collect::<Vec<_>>()
+        };
+        let speed = |sample: &Sample| sample.gigabytes_per_second;
+        let cost = |sample: &Sample| sample.cpu_seconds_per_gigabyte;
+        let speed_wanted = if self.streams == 1 { 0.95 } else { 0.90 };
+        let mut figures = vec![
+            Figure::of(NAME, format!("{title}, speed, gateway to TLS relay"), Unit::Ratio, ratios(speed))
+                .wanted_at_least(speed_wanted),
+            Figure::of(NAME, format!("{title}, CPU, gateway to TLS relay"), Unit::Ratio, ratios(cost))
+                .wanted(Statistic::Median, CPU_WANTED),
+        ];
+        for (number, way) in stage.ways.iter().enumerate() {
+            let name = || format!("{title}, {}", way.name);
+            figures.push(Figure::of(NAME, name(), Unit::GigabytesPerSecond, all(speed, number)));
+            figures.push(Figure::of(NAME, name(), Unit::CpuSecondsPerGigabyte, all(cost, number)));
+        }
+        figures
     }
 }
