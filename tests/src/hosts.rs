@@ -233,6 +233,11 @@ impl Hosts {
         until_listening(self.admin).await;
     }
 
+    /// Central's process id.
+    pub fn central_pid(&self) -> u32 {
+        self.central.as_ref().expect("central runs").pid()
+    }
+
     /// An agent's process id.
     pub fn pid(&self, name: &str) -> u32 {
         self.agents.get(name).unwrap_or_else(|| panic!("{name} does not run")).pid()

@@ -12,15 +12,15 @@ const LIMIT: Duration = Duration::from_secs(30);
 const BULK_BYTES: usize = 256 * 1024;
 
 /// One stream through the gateway, to an echo.
-pub struct Talk {
+pub(crate) struct Talk {
     stream: TcpStream,
     said: u64,
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Talk {
     /// Connects and hears one line come back within `limit`; `None` if not.
-    pub async fn begin(listen: SocketAddr, limit: Duration) -> Option<Self> {
+    pub(crate) async fn begin(listen: SocketAddr, limit: Duration) -> Option<Self> {
         let begin = async {
             let stream = TcpStream::connect(listen).await.ok()?;
             let mut talk = Self { stream, said: 0, bytes: 0 };
@@ -31,7 +31,7 @@ impl Talk {
     }
 
     /// Says `length` bytes that nobody said before, and hears them.
-    pub async fn say(&mut self, length: usize) -> std::io::Result<()> {
+    pub(crate) async fn say(&mut self, length: usize) -> std::io::Result<()> {
         let line = line(self.said, length);
         self.said += 1;
         let mut heard = vec![0; length];
@@ -43,11 +43,11 @@ impl Talk {
     }
 
     /// It lives and loses nothing.
-    pub async fn says_on(&mut self) {
+    pub(crate) async fn says_on(&mut self) {
         self.says_on_within(LIMIT).await;
     }
 
-    pub async fn says_on_within(&mut self, limit: Duration) {
+    pub(crate) async fn says_on_within(&mut self, limit: Duration) {
         match timeout(limit, self.say(4096)).await {
             Ok(said) => said.unwrap_or_else(|error| panic!("the stream should live: {error}")),
             Err(_) => panic!("nothing came back within {limit:?}"),
@@ -55,17 +55,17 @@ impl Talk {
     }
 
     /// Sends much at once and waits for nothing.
-    pub async fn push_bulk(&mut self) {
+    pub(crate) async fn push_bulk(&mut self) {
         let _ = timeout(LIMIT / 10, self.stream.write_all(&line(self.said, BULK_BYTES))).await;
     }
 
     /// Sends a little that nobody answers any more.
-    pub async fn push_late(&mut self) {
+    pub(crate) async fn push_late(&mut self) {
         let _ = self.stream.write_all(&line(self.said, 512)).await;
     }
 
     /// It ends with a reset, never with a clean end.
-    pub async fn until_broken(&mut self, limit: Duration) {
+    pub(crate) async fn until_broken(&mut self, limit: Duration) {
         let ended = timeout(limit, async {
             let mut rest = vec![0; 64 * 1024];
             loop {

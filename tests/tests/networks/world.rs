@@ -22,18 +22,18 @@ const ECHO_PORT: u16 = 5000;
 const CLOUD: &str = "cloud";
 const SITE: &str = "site";
 
-pub struct World {
+pub(crate) struct World {
     // First, so that the processes end before their network.
-    pub hosts: Hosts,
+    pub(crate) hosts: Hosts,
     listen: SocketAddr,
     heard: Arc<AtomicU64>,
     names: Vec<String>,
-    pub network: Network,
+    pub(crate) network: Network,
 }
 
 impl World {
     /// A gateway of these agents, the first of them active, with one destination at the site.
-    pub async fn up(agents: &[&str]) -> Self {
+    pub(crate) async fn up(agents: &[&str]) -> Self {
         postern_tests::needs::root("network namespaces");
         let seed = env::var("NETWORK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_nanos()))
@@ -64,12 +64,12 @@ impl World {
     }
 
     /// A stream through the gateway.
-    pub async fn talk(&self) -> Talk {
+    pub(crate) async fn talk(&self) -> Talk {
         self.until_served(Duration::from_secs(30)).await
     }
 
     /// Connects until something comes back, as a client does that tries again.
-    pub async fn until_served(&self, limit: Duration) -> Talk {
+    pub(crate) async fn until_served(&self, limit: Duration) -> Talk {
         let until = Instant::now() + limit;
         while Instant::now() < until {
             if let Some(talk) =
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// Every path does this.
-    pub fn spoil_all(&self, does: &Impairment) {
+    pub(crate) fn spoil_all(&self, does: &Impairment) {
         for (number, one) in self.names.iter().enumerate() {
             for other in &self.names[number + 1..] {
                 self.network.impair_both(one, other, does).unwrap();
@@ -92,13 +92,13 @@ impl World {
         }
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.spoil_all(&Impairment::default());
     }
 
     /// A stream talks all the time; the same agent stays active in the same epoch. Answers with how many
     /// bytes came back.
-    pub async fn nothing_moves_for(&self, span: Duration) -> u64 {
+    pub(crate) async fn nothing_moves_for(&self, span: Duration) -> u64 {
         let before = self.hosts.gateway().await;
         let mut talk = self.talk().await;
         let until = Instant::now() + span;
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Two streams at the same time go through the same agent: the one that is shown as active.
-    pub async fn dialled_by_one(&self) {
+    pub(crate) async fn dialled_by_one(&self) {
         let active = self.hosts.gateway().await.active.expect("somebody is active");
         let mut talk = self.talk().await;
         talk.says_on().await;
@@ -123,24 +123,24 @@ impl World {
     }
 
     /// SIGSTOP, or SIGCONT.
-    pub fn pause(&self, name: &str, pause: bool) {
+    pub(crate) fn pause(&self, name: &str, pause: bool) {
         let pid = Pid::from_raw(self.hosts.pid(name).cast_signed()).unwrap();
         kill_process(pid, if pause { Signal::STOP } else { Signal::CONT }).unwrap();
     }
 
     /// Bytes that reached the destination so far.
-    pub fn heard_at_the_destination(&self) -> u64 {
+    pub(crate) fn heard_at_the_destination(&self) -> u64 {
         self.heard.load(Ordering::SeqCst)
     }
 }
 
 /// How often something is done: more with `NETWORK_LONG=1`.
-pub fn rounds(short: usize, long: usize) -> usize {
+pub(crate) fn rounds(short: usize, long: usize) -> usize {
     if env::var_os("NETWORK_LONG").is_some() { long } else { short }
 }
 
 /// Printed, never asserted: machines differ.
-pub fn figure(fault: &str, what: &str, took: Duration) {
+pub(crate) fn figure(fault: &str, what: &str, took: Duration) {
     println!("figure {fault} {what}: {:.2} s", took.as_secs_f64());
 }
 
