@@ -44,13 +44,55 @@ pub(crate) fn frame(data: &[u8]) {
 /// Deeds of two correct ends and of the line between them: nothing may be lost, doubled or out of order. One byte
 /// says what is done, the next ones to what.
 pub(crate) fn mux(data: &[u8]) {
+    World::new().act_all(data);
+}
+
+/// Two correct ends, and a word about the bytes that were received which may be a lie: the first eight bytes. What is
+/// refused alters nothing, so the truth is still taken afterwards and nothing is lost.
+pub(crate) fn resume(data: &[u8]) {
+    let Some((claimed, deeds)) = data.split_first_chunk::<8>() else { return };
+    let claimed = u64::from_le_bytes(*claimed);
+    let (before, after) = deeds.split_at(deeds.len() / 2);
     let mut world = World::new();
-    let mut deeds = data.iter().copied();
-    while let Some(deed) = deeds.next() {
-        let on = deeds.next().unwrap_or(0);
-        let amount = usize::from(deeds.next().unwrap_or(0));
-        world.act(deed, usize::from(on & 1), usize::from(on >> 1), amount * amount);
+    world.act_all(before);
+    world.wires = Default::default();
+    world.muxes.iter_mut().for_each(Mux::detach);
+    let received = [0, 1].map(|side: usize| world.muxes[side].received_through());
+    for side in [0, 1] {
+        let truth = received[1 - side];
+        // A claim that could be true is taken: whoever lies about what he has loses only his own bytes.
+        if claimed != truth && world.muxes[side].reattach(claimed).is_ok() {
+            return;
+        }
+        world.muxes[side].reattach(truth).expect("the truth is taken, also after a lie");
     }
+    world.act_all(after);
+}
+
+/// What strangers say before and beside a tunnel: what is understood reads the same when it is said again.
+pub(crate) fn hello(data: &[u8]) {
+    use proto::control::{AgentMessage, CentralMessage};
+    use proto::hello::{
+        AgentHello, ControlAdmission, EnrollRequest, Enrolled, RenewRequest, ReturnRequest, TunnelAdmission,
+        TunnelHello,
+    };
+    again::<AgentHello>(data);
+    again::<ControlAdmission>(data);
+    again::<TunnelHello>(data);
+    again::<TunnelAdmission>(data);
+    again::<AgentMessage>(data);
+    again::<CentralMessage>(data);
+    again::<EnrollRequest>(data);
+    again::<RenewRequest>(data);
+    again::<ReturnRequest>(data);
+    again::<Enrolled>(data);
+}
+
+fn again<T: serde::Serialize + serde::de::DeserializeOwned>(data: &[u8]) {
+    let Ok(heard) = serde_json::from_slice::<T>(data) else { return };
+    let said = serde_json::to_string(&heard).expect("what was read can be written");
+    let heard_again: T = serde_json::from_str(&said).expect("what was written can be read");
+    assert_eq!(serde_json::to_string(&heard_again).expect("and written"), said);
 }
 
 struct World {
@@ -76,6 +118,15 @@ impl World {
             finished: HashMap::new(),
             broken: HashMap::new(),
             now: Instant::now(),
+        }
+    }
+
+    fn act_all(&mut self, data: &[u8]) {
+        let mut deeds = data.iter().copied();
+        while let Some(deed) = deeds.next() {
+            let on = deeds.next().unwrap_or(0);
+            let amount = usize::from(deeds.next().unwrap_or(0));
+            self.act(deed, usize::from(on & 1), usize::from(on >> 1), amount * amount);
         }
     }
 

@@ -17,6 +17,18 @@ fn the_mux_corpus_holds() -> std::io::Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_hello_corpus_holds() -> std::io::Result<()> {
+    assert!(replay("hello", bodies::hello)? > 20);
+    Ok(())
+}
+
+#[test]
+fn the_resume_corpus_holds() -> std::io::Result<()> {
+    assert!(replay("resume", bodies::resume)? > 20);
+    Ok(())
+}
+
 /// How many inputs there were; a failing one is named.
 fn replay(target: &str, body: fn(&[u8])) -> std::io::Result<usize> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
