@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
 
-#[tokio::test]
+// The destination is this process: it must go on while posternctl is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drill_goes_through_the_standby_and_back_tries_every_destination_and_keeps_its_report() {
     let mirror = Mirror::start().await;
     let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
@@ -62,7 +63,8 @@ async fn a_drill_goes_through_the_standby_and_back_tries_every_destination_and_k
     assert_eq!(hosts.api().get("/gateway/drills").await.as_array().map(Vec::len), Some(1));
 }
 
-#[tokio::test]
+// The destination is this process: it must go on while posternctl is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drill_whose_standby_cannot_reach_a_destination_fails_says_which_and_comes_home() {
     let mirror = Mirror::start().await;
     let mut hosts = Hosts::up(&["alpha", "beta"], "").await;

@@ -7,6 +7,8 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postern_tests::servers::Mirror;
@@ -39,16 +41,24 @@ async fn a_destination_that_never_reads_holds_up_only_its_own_streams() {
     });
     let (before, alone) = (stage.held(), stage.bulk().await);
 
-    let mut pushing = JoinSet::new();
+    let (mut pushing, pushed) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
     for _ in 0..100 {
+        let pushed = pushed.clone();
         pushing.spawn(async move {
             let mut stream = TcpStream::connect(deaf_at).await.unwrap();
-            // Ends when the test does, or the stream: nobody ever reads so much.
-            let _ = stream.write_all(&vec![7; 64 * 1024 * 1024]).await;
+            // Ends when the test does, or the stream: nobody ever reads.
+            while stream.write_all(&[7; 16 * 1024]).await.is_ok() {
+                pushed.fetch_add(16 * 1024, Ordering::Relaxed);
+            }
         });
     }
-    wait_until("a hundred streams are stuck", SOON, async || (stage.streams().await >= 100).then_some(()))
-        .await;
+    let mut last = u64::MAX;
+    wait_until("a hundred streams are stuck: every buffer on the way is full", SOON, async || {
+        let now = pushed.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (std::mem::replace(&mut last, now) == now && stage.streams().await >= 100).then_some(())
+    })
+    .await;
     let beside = stage.bulk().await;
     figure("100 streams to a destination that never reads", alone, beside);
     let stuck = stage.held();
@@ -235,15 +245,19 @@ impl Stage {
 
     /// Streams, descriptors, threads and memory are back.
     async fn until_as_before(&self, before: &Held) {
-        wait_until(&format!("they hold what they held before, {before:?}"), 2 * SOON, async || {
-            let now = self.held();
-            let back = self.streams().await == 0
+        let until = Instant::now() + 2 * SOON;
+        loop {
+            let (now, streams) = (self.held(), self.streams().await);
+            if streams == 0
                 && now.descriptors <= before.descriptors + SPARE_DESCRIPTORS
                 && now.threads <= before.threads
-                && now.memory <= before.memory + GROWTH_BYTES_MAX;
-            back.then_some(())
-        })
-        .await;
+                && now.memory <= before.memory + GROWTH_BYTES_MAX
+            {
+                break;
+            }
+            assert!(Instant::now() < until, "{streams} streams and {now:?} remain, after {before:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         println!("figure held before {before:?}, afterwards {:?}", self.held());
     }
 }

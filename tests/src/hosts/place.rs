@@ -25,9 +25,10 @@ impl Place {
 
     /// It may dial everybody in the network.
     pub(super) fn agent_toml(&self) -> String {
-        let Self { address, .. } = self;
+        let address = self.address;
+        let [a, b, c, _] = address.octets();
         format!(
-            "[[allow]]\nhost = \"{address}/24\"\nports = \"*\"\n\n\
+            "[[allow]]\nhost = \"{a}.{b}.{c}.0/24\"\nports = \"*\"\n\n\
              [peers]\nlisten = \"{address}:{PEERS_PORT}\"\nadvertise = [\"{address}:{PEERS_PORT}\"]\n"
         )
     }

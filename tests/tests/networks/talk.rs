@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// More than every window on the way holds at once on a line that swallows it.
+/// Many packets, each as large as it may be.
 const BULK_BYTES: usize = 256 * 1024;
 
 /// One stream through the gateway, to an echo.
@@ -54,9 +54,12 @@ impl Talk {
         }
     }
 
-    /// Sends much at once and waits for nothing.
-    pub(crate) async fn push_bulk(&mut self) {
-        let _ = timeout(LIMIT / 10, self.stream.write_all(&line(self.said, BULK_BYTES))).await;
+    /// The same with much at once.
+    pub(crate) async fn says_much_within(&mut self, limit: Duration) {
+        match timeout(limit, self.say(BULK_BYTES)).await {
+            Ok(said) => said.unwrap_or_else(|error| panic!("the stream should live: {error}")),
+            Err(_) => panic!("not all came back within {limit:?}"),
+        }
     }
 
     /// Sends a little that nobody answers any more.

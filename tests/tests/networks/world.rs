@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -122,16 +123,29 @@ impl World {
         }
     }
 
-    /// SIGSTOP, or SIGCONT.
-    pub(crate) fn pause(&self, name: &str, pause: bool) {
-        let pid = Pid::from_raw(self.hosts.pid(name).cast_signed()).unwrap();
-        kill_process(pid, if pause { Signal::STOP } else { Signal::CONT }).unwrap();
+    /// These hosts look for the largest packet their paths carry when large ones vanish, from their next
+    /// connection or retransmission on.
+    pub(crate) fn probe_paths(&self, hosts: &[&str]) {
+        for host in hosts {
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    self.network.enter(host).unwrap();
+                    fs::write("/proc/sys/net/ipv4/tcp_mtu_probing", "1").unwrap();
+                });
+            });
+        }
     }
 
     /// Bytes that reached the destination so far.
     pub(crate) fn heard_at_the_destination(&self) -> u64 {
         self.heard.load(Ordering::SeqCst)
     }
+}
+
+/// SIGSTOP, or SIGCONT.
+pub(crate) fn pause(pid: u32, pause: bool) {
+    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+    kill_process(pid, if pause { Signal::STOP } else { Signal::CONT }).unwrap();
 }
 
 /// How often something is done: more with `NETWORK_LONG=1`.
