@@ -40,6 +40,8 @@ pub struct Config {
     /// How long one destination has to accept a connection.
     pub dial_timeout: Duration,
     pub peers: Peers,
+    /// Where `/livez`, `/readyz`, `/active` and `/metrics` are answered: a loopback address, or nowhere.
+    pub status_listen: Option<SocketAddr>,
     /// Whom this agent tells when central is out of reach; `None`: nobody.
     pub alerts: Option<Settings>,
     pub log: Log,
@@ -117,6 +119,7 @@ impl Config {
             allow,
             dial_timeout: file.dial.timeout,
             peers: file.peers.into(),
+            status_listen: file.status.listen,
             alerts,
             log: Log { format: file.log.format, level: file.log.level },
         })
@@ -157,7 +160,16 @@ struct File {
     #[serde(default)]
     alerts: AlertsTable,
     #[serde(default)]
+    status: StatusTable,
+    #[serde(default)]
     log: LogTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct StatusTable {
+    #[serde(deserialize_with = "loopback")]
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -225,6 +237,15 @@ struct LogTable {
 impl Default for LogTable {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = SocketAddr::deserialize(deserializer)?;
+    match address.ip().is_loopback() {
+        true => Ok(Some(address)),
+        // What it tells needs no password, so it is told to this host alone.
+        false => Err(de::Error::custom(format!("{address} is no loopback address such as 127.0.0.1:7432"))),
     }
 }
 

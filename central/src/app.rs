@@ -13,14 +13,15 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, ApiTokens, AppState, EnrolmentState, Role},
+    admin::{self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures},
     alerts::{Book, Dispatcher, Nudge},
-    config::Config,
+    config::{Config, MetricsAccess},
     destination::Destinations,
     door::{self, Bounds},
     drill::{Driller, Drills, Stage},
     enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
     events::Events,
+    failovers::Failovers,
     gateway::{
         Gateway, Gateways,
         environment::Environment,
@@ -95,6 +96,8 @@ pub struct App {
     ca: Arc<Ca>,
     disk: Arc<Durable>,
     state: AppState,
+    /// Everything ends when it is cancelled.
+    closing: CancellationToken,
     data_dir: PathBuf,
     public_host: Option<String>,
 }
@@ -143,6 +146,7 @@ impl App {
                 groups: Groups::new(store.clone(), name),
                 fences: Fences::new(store.clone(), name),
                 alerts: Book::new(store.clone(), name, config.alerts.hold_down),
+                failovers: Failovers::new(store.clone(), name),
                 nudge: nudge.clone(),
                 disk: disk.clone(),
             };
@@ -189,7 +193,7 @@ impl App {
             drillers.push(driller);
             conductors.insert(name.clone(), conductor);
         }
-
+        let closing = CancellationToken::new();
         let public_url = config
             .tunnel
             .public_url
@@ -209,6 +213,9 @@ impl App {
             drills: Arc::new(conductors),
             alert_hold_down: config.alerts.hold_down,
             tunnel_url: Some(public_url.into()),
+            following: Following::new(closing.clone()),
+            measures: Measures::default(),
+            metrics_open: config.admin.metrics == MetricsAccess::Open,
             ip_forwarder_url: None,
         };
         let agent_router = routes(Doors { environments: environments.clone(), enrolment: enrolment.clone() })
@@ -229,6 +236,7 @@ impl App {
             ca,
             disk,
             state,
+            closing,
             data_dir,
             public_host: config.tunnel.names.first().cloned(),
         };
@@ -326,7 +334,7 @@ impl App {
 
     /// Sets everything going.
     pub fn spawn(self) -> Running {
-        let cancel = CancellationToken::new();
+        let cancel = self.closing;
         let (mut parts, mut keepers) = (JoinSet::new(), JoinSet::new());
         for (keeper, inbox, commands) in self.keepers {
             keepers.spawn(async move {

@@ -6,6 +6,7 @@
 use proto::EnvironmentName;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write};
 
@@ -24,7 +25,7 @@ pub(crate) const CLEARED_PER_APPEND: u64 = 16;
 const ATTEMPTS_MAX: usize = 64;
 
 /// How much it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Info,
@@ -33,7 +34,7 @@ pub enum Severity {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     pub seq: u64,
     #[serde(with = "time::serde::rfc3339")]

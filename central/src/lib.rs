@@ -12,6 +12,7 @@ pub mod door;
 pub mod drill;
 pub mod enrolment;
 pub mod events;
+pub mod failovers;
 pub mod gateway;
 pub mod listener;
 pub mod people;

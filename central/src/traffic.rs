@@ -9,10 +9,13 @@ use proto::{
 };
 
 use crate::{
-    admin::data_plane::{DataPlane, Listening, OpenFailure, TriedOut},
+    admin::data_plane::{DataPlane, Listening, OpenFailure, TrafficView, TriedOut},
     destination::Destination,
     gateway::{environment::Environment, probing::NotAsked},
-    listener::Listeners,
+    listener::{
+        Listeners,
+        ledger::{ClosedStream, OpenStream, StreamKey},
+    },
     trace::TEST_TIMEOUT,
 };
 
@@ -45,6 +48,27 @@ impl DataPlane for Traffic {
 
     async fn settled(&self, environment: &EnvironmentName, destination: &Name) {
         self.listeners.settled(environment, destination).await;
+    }
+
+    fn streams(
+        &self,
+        environment: &EnvironmentName,
+        after: Option<StreamKey>,
+        limit: usize,
+    ) -> Vec<OpenStream> {
+        self.listeners.streams(environment, after, limit)
+    }
+
+    fn closed_streams(&self, environment: &EnvironmentName) -> Vec<ClosedStream> {
+        self.listeners.closed_streams(environment)
+    }
+
+    fn end_stream(&self, environment: &EnvironmentName, stream: StreamKey) -> bool {
+        self.listeners.end_stream(environment, stream)
+    }
+
+    fn traffic(&self, environment: &EnvironmentName) -> TrafficView {
+        self.listeners.traffic(environment)
     }
 
     fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening {

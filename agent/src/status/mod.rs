@@ -8,6 +8,7 @@
 //! agent's own user may open it.
 
 mod door;
+mod http;
 mod text;
 
 use std::{
@@ -186,10 +187,11 @@ impl Snapshot {
 
 /// Why the status cannot be told.
 #[derive(Debug, thiserror::Error)]
-#[error("the status socket {path} cannot be opened; its whole path may have about 100 characters")]
-pub struct ServeError {
-    path: PathBuf,
-    source: io::Error,
+pub enum ServeError {
+    #[error("the status socket {path} cannot be opened; its whole path may have about 100 characters")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the status port {address} cannot be opened; change status.listen or stop what uses it")]
+    Port { address: std::net::SocketAddr, source: io::Error },
 }
 
 /// Opens the door. The future answers askers and never ends; dropping it at any point is safe.
@@ -198,8 +200,14 @@ pub fn serve(
     seen: watch::Receiver<Snapshot>,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ServeError> {
     let path = config.status_socket();
-    let listener = door::Listener::open(&path).map_err(|source| ServeError { path, source })?;
-    Ok(answer_askers(listener, seen))
+    let listener = door::Listener::open(&path).map_err(|source| ServeError::Socket { path, source })?;
+    let port = config.status_listen.map(|address| http::open(address, seen.clone())).transpose()?;
+    Ok(async move {
+        match port {
+            Some(port) => drop(tokio::join!(answer_askers(listener, seen), port)),
+            None => answer_askers(listener, seen).await,
+        }
+    })
 }
 
 async fn answer_askers(listener: door::Listener, seen: watch::Receiver<Snapshot>) {
@@ -365,7 +373,11 @@ pub(crate) mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
-    fn snapshot(config: &Config) -> Snapshot {
+    pub(super) fn config(folder: &Path) -> Config {
+        Config::load(folder, None).unwrap()
+    }
+
+    pub(super) fn snapshot(config: &Config) -> Snapshot {
         let identity = TestCa::new("acme").identity(AgentId::random());
         Snapshot::starting(&identity, BootId::random(), &Dialer::open(config).unwrap())
     }

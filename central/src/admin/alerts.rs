@@ -12,6 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -19,6 +20,7 @@ use super::{
     problem::{FieldError, Problem},
     process_servers::NoFields,
     rights::Caller,
+    version::{IfMatch, Version, Versioned},
 };
 use crate::alerts::{Book, Maintenance, SettingsError};
 
@@ -31,19 +33,25 @@ const MAINTENANCE_MAX: time::Duration = time::Duration::days(7);
 const REASON_BYTES_MAX: usize = 512;
 
 /// The settings, secrets hidden: what `PUT` takes.
-pub(super) async fn show(State(state): State<AppState>, caller: Caller) -> Result<Answer<Document>, Problem> {
+pub(super) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Versioned<Document>, Problem> {
     let settings = state.alert_book(&caller).settings().await?;
-    Ok(Answer(settings.document()))
+    let document = settings.document();
+    Ok(Version::of(&document).on(document))
 }
 
 /// Replaces them all. A secret given as `***` stays what it was.
 pub(super) async fn change(
     State(state): State<AppState>,
     caller: Caller,
+    if_match: IfMatch,
     Json(given): Json<Map<String, Value>>,
-) -> Result<Answer<Document>, Problem> {
+) -> Result<Versioned<Document>, Problem> {
     let book = state.alert_book(&caller);
     let before = book.settings_for_replacing().await?;
+    if_match.permits(&Version::of(&before.document()))?;
     let alerts = checked(&state, &book, &before.alerts, given)?;
     let settings = before.telling(alerts);
     book.set(&settings).await?;
@@ -51,7 +59,8 @@ pub(super) async fn change(
     let told = if told.is_empty() { "nobody".to_owned() } else { told };
     state.note(&caller, "alerts_changed", format!("Alerts were changed; told is {told}")).await;
     state.alerts_changed(&caller, &book).await?;
-    Ok(Answer(settings.document()))
+    let document = settings.document();
+    Ok(Version::of(&document).on(document))
 }
 
 fn checked(
@@ -67,18 +76,22 @@ fn checked(
 }
 
 /// The body of `POST /alerts/preview`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AlertPreviewRequest)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewRequest {
     /// The settings to try; without them, the stored ones.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     alerts: Option<Map<String, Value>>,
     endpoint: String,
     #[serde(default = "down")]
+    #[schema(value_type = String)]
     kind: Kind,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AlertPreview)]
 pub(super) struct Preview {
     /// What would be sent, secrets hidden.
     request: String,
@@ -107,22 +120,27 @@ pub(super) async fn preview(
 }
 
 /// The body of `POST /alerts/test`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AlertTestRequest)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TestRequest {
     /// Without one, every endpoint that is switched on.
     #[serde(default)]
     endpoint: Option<String>,
     #[serde(default = "down")]
+    #[schema(value_type = String)]
     kind: Kind,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AlertTested)]
 pub(super) struct Tested {
     endpoint: String,
+    #[schema(value_type = String)]
     kind: Kind,
     /// Whether the receiver took it.
     delivered: bool,
+    #[schema(value_type = Object)]
     attempt: Attempt,
 }
 
@@ -209,7 +227,7 @@ pub(super) async fn send_again(
 }
 
 /// The body of `PUT /alerts/maintenance`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MaintenanceRequest {
     #[serde(with = "time::serde::rfc3339")]

@@ -6,6 +6,7 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -16,10 +17,13 @@ use super::{
 };
 
 /// A token without its secret.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiToken)]
 pub(super) struct TokenAnswer {
     id: String,
+    #[schema(value_type = Option<String>)]
     name: Option<Name>,
+    #[schema(value_type = String)]
     role: Role,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -51,19 +55,24 @@ pub(super) async fn list(
 }
 
 /// The body of `POST /api-tokens`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewApiToken)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
+    #[schema(value_type = String)]
     role: Role,
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     name: Option<Name>,
     /// How long it is valid; without it, until it is revoked.
     #[serde(default, deserialize_with = "ttl")]
+    #[schema(value_type = Option<String>)]
     ttl: Option<Duration>,
 }
 
 /// The only answer that holds the secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedApiToken)]
 pub(super) struct Created {
     token: String,
     #[serde(flatten)]

@@ -1,7 +1,7 @@
 //! What the administration asks of the rooms that carry traffic. They implement it; this room
 //! knows nothing of tunnels and sockets.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use proto::{
@@ -9,7 +9,11 @@ use proto::{
     trace::{Ask, Hop, Step},
 };
 
-use crate::{destination::Destination, gateway::probing::NotAsked};
+use crate::{
+    destination::Destination,
+    gateway::probing::NotAsked,
+    listener::ledger::{ClosedStream, OpenStream, StreamKey},
+};
 
 /// The gateway's and the listeners' answers to an administrator.
 #[async_trait]
@@ -40,8 +44,42 @@ pub trait DataPlane: Send + Sync + 'static {
     /// is one of them. Cancel-safe.
     async fn settled(&self, environment: &EnvironmentName, destination: &Name);
 
+    /// Up to `limit` open streams behind `after`.
+    fn streams(
+        &self,
+        environment: &EnvironmentName,
+        after: Option<StreamKey>,
+        limit: usize,
+    ) -> Vec<OpenStream>;
+
+    /// The last streams that ended, newest first.
+    fn closed_streams(&self, environment: &EnvironmentName) -> Vec<ClosedStream>;
+
+    /// Ends a stream, both its ends reset. `false`: there is none.
+    fn end_stream(&self, environment: &EnvironmentName, stream: StreamKey) -> bool;
+
+    /// What is carried, in numbers.
+    fn traffic(&self, environment: &EnvironmentName) -> TrafficView;
+
     /// What the destination's listener does at this moment.
     fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening;
+}
+
+/// What an Environment's gateway carries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrafficView {
+    /// Streams now.
+    pub open: usize,
+    /// Clients that wait for a tunnel now.
+    pub parked: usize,
+    /// Streams since central started.
+    pub opened: u64,
+    /// Clients that got none since then.
+    pub refused: u64,
+    /// By the tunnel there is now; a new one begins at 0.
+    pub bytes_to_site: u64,
+    pub bytes_to_cloud: u64,
+    pub round_trip: Option<Duration>,
 }
 
 /// A stream came to be.

@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
     data_plane::Listening,
-    input::{self, Json, Named},
+    input::{self, Json, Named, Query},
+    paging::{Page, Range},
     problem::Problem,
     rights::Caller,
+    version::{IfMatch, Version, Versioned},
 };
 use crate::{
     destination::{Destination, DestinationError, Destinations, Direction, Spec, Transport},
@@ -27,7 +30,8 @@ use crate::{
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A destination, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(bound = "T: ToSchema")]
 pub(super) struct DestinationAnswer<T = TestReport> {
     #[serde(flatten)]
     record: Destination,
@@ -78,7 +82,8 @@ async fn settled_answer(
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<DestinationAnswer<TestSummary>>>, Problem> {
+    Query(range): Query<Range>,
+) -> Result<Page<DestinationAnswer<TestSummary>>, Problem> {
     let records = state.destinations(&caller).list().await?;
     let tests = state.destination_tests(&caller).all().await?;
     let mut tests: BTreeMap<_, _> =
@@ -87,28 +92,30 @@ pub(super) async fn list(
         let last_test = tests.remove(&record.name);
         answer(&state, &caller, record, last_test)
     };
-    Ok(Answer(records.into_iter().map(with_test).collect()))
+    let all = records.into_iter().map(with_test).collect();
+    range.by_name("/destinations", all, |destination| destination.record.name.to_string())
 }
 
 pub(super) async fn show(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
-) -> Result<Answer<DestinationAnswer>, Problem> {
+) -> Result<Versioned<DestinationAnswer>, Problem> {
     let record = find(&state, &caller, &name).await?;
     let last_test = state.destination_tests(&caller).find(&name).await?;
-    Ok(Answer(answer(&state, &caller, record, last_test)))
+    Ok(Version::of(&record).on(answer(&state, &caller, record, last_test)))
 }
 
 pub(super) async fn create(
     State(state): State<AppState>,
     caller: Caller,
     Json(spec): Json<Spec>,
-) -> Result<(StatusCode, Answer<DestinationAnswer>), Problem> {
+) -> Result<(StatusCode, Versioned<DestinationAnswer>), Problem> {
     let record = state.destinations(&caller).create(spec).await?;
     let text = format!("Destination {} was added: {}", record.name, record.url);
     state.note(&caller, "destination_added", text).await;
-    Ok((StatusCode::CREATED, Answer(settled_answer(&state, &caller, record, None).await)))
+    let version = Version::of(&record);
+    Ok((StatusCode::CREATED, version.on(settled_answer(&state, &caller, record, None).await)))
 }
 
 /// A JSON merge patch (RFC 7396): what is left out stays, `null` goes back to the default.
@@ -116,8 +123,9 @@ pub(super) async fn change(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
+    if_match: IfMatch,
     Json(patch): Json<Map<String, Value>>,
-) -> Result<Answer<DestinationAnswer>, Problem> {
+) -> Result<Versioned<DestinationAnswer>, Problem> {
     if patch.get("name").is_some_and(|new| new != name.as_str()) {
         return Err(Problem::field("name", "a destination keeps its name: add another one and remove this"));
     }
@@ -129,6 +137,7 @@ pub(super) async fn change(
     };
     let mut moved = false;
     let patched = |before: &Destination| {
+        if_match.permits(&Version::of(before))?;
         let spec = patched(before)?;
         moved = spec.url != before.url || spec.kind.is_some_and(|kind| kind != before.kind);
         Ok::<_, Problem>(spec)
@@ -141,14 +150,16 @@ pub(super) async fn change(
     }
     let last_test = tests.find(&name).await?;
     state.note(&caller, "destination_changed", format!("Destination {name} was changed")).await;
-    Ok(Answer(settled_answer(&state, &caller, record, last_test).await))
+    Ok(Version::of(&record).on(settled_answer(&state, &caller, record, last_test).await))
 }
 
 pub(super) async fn remove(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
+    if_match.permits(&Version::of(&find(&state, &caller, &name).await?))?;
     state.destinations(&caller).remove(&name).await?;
     state.destination_tests(&caller).forget(&name).await?;
     state.note(&caller, "destination_removed", format!("Destination {name} was removed")).await;
@@ -156,11 +167,13 @@ pub(super) async fn remove(
 }
 
 /// The body of `POST /destinations/{name}/test`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = DestinationTestRequest)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TestRequest {
     /// The client whose way is tested: judges the destination's access list for it.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     client: Option<IpAddr>,
 }
 

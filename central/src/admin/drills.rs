@@ -3,19 +3,22 @@
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{AppState, input::Json, problem::Problem, rights::Caller};
 use crate::drill::{DrillRefusal, Drills, Report};
 
 /// The body of `POST /gateway/drill`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DrillRequest {
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     to: Option<Name>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DrillBegun)]
 pub(super) struct Begun {
     /// Of its report in `GET /gateway/drills`.
     id: u64,

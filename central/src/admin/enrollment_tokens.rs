@@ -6,6 +6,7 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -19,21 +20,26 @@ use crate::enrolment::{
 };
 
 /// The body of `POST /enrollment-tokens`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewEnrollmentToken)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
     /// The only name it may be used for; it then also replaces the Process Server of that name.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     name: Option<Name>,
     #[serde(default, deserialize_with = "ttl")]
+    #[schema(value_type = Option<String>)]
     ttl: Option<Duration>,
 }
 
 /// All an agent's host needs; the only answer that holds the token.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedEnrollmentToken)]
 pub(super) struct Created {
     token: String,
     id: String,
+    #[schema(value_type = Option<String>)]
     name: Option<Name>,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,

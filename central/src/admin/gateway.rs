@@ -4,6 +4,7 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{AppState, input::Json, problem::Problem, process_servers::NoFields, rights::Caller};
 use crate::gateway::{
@@ -15,9 +16,10 @@ use crate::gateway::{
 const EVENT: &str = "System_Secure_Gateway";
 
 /// The answer of `GET /gateway`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GatewayAnswer {
     state: GatewayState,
+    #[schema(value_type = Option<String>)]
     active: Option<Name>,
     /// The claim within `group_epoch`: together the highest epoch ever admitted. Both are 0 before the
     /// first, and only grow.
@@ -36,7 +38,8 @@ pub(super) struct GatewayAnswer {
     draining: Vec<DrainingView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GatewayEvent)]
 struct EventAnswer {
     name: &'static str,
     raised: bool,
@@ -89,10 +92,11 @@ pub(super) async fn end_drain(
 }
 
 /// The body of `POST /gateway/switch`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SwitchRequest {
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     to: Option<Name>,
 }
 

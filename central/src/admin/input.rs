@@ -19,7 +19,7 @@ use super::problem::Problem;
 /// and certificates in them; the store takes as much.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A JSON body. No body at all is `{}`: `POST …/restart` needs none.
 pub(super) struct Json<T>(pub(super) T);

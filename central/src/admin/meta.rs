@@ -3,9 +3,10 @@
 use axum::Json as Answer;
 use proto::hello::{WIRE_VERSION, WIRE_VERSION_MIN};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The answer of `GET /meta`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Meta {
     name: &'static str,
     version: &'static str,

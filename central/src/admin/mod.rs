@@ -8,31 +8,42 @@
 //! Every answer is decided from the store's records and the gateway room's snapshots; this room
 //! keeps no state of its own.
 
+mod about;
 pub mod agents;
 mod alerts;
 mod api_tokens;
 mod authenticate;
 pub mod client;
 pub mod data_plane;
+mod described;
 mod destinations;
 mod drills;
 mod enrollment_tokens;
 mod events;
+mod failovers;
+pub mod follow;
 mod gateway;
 mod health;
 mod input;
+pub mod measure;
 mod meta;
+mod metrics;
+pub mod openapi;
+mod paging;
 pub mod problem;
 mod process_servers;
 mod raft;
+mod repeat;
 pub mod request;
 pub mod rights;
 pub mod routes;
 mod same_origin;
 pub mod serve;
 pub mod sign_in;
+mod streams;
 pub mod token;
 mod users;
+mod version;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -81,6 +92,11 @@ pub struct AppState {
     pub drills: Arc<Conductors>,
     /// How long an outage lasts before it is told, unless the alerts' settings say so.
     pub alert_hold_down: Duration,
+    /// The places for those who follow the events.
+    pub following: follow::Following,
+    pub measures: measure::Measures,
+    /// Whether `/metrics` needs no token: the operator's word.
+    pub metrics_open: bool,
     /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.
     pub tunnel_url: Option<Arc<str>>,
     /// The address of the Environment's forwarding front door, shown on the active.

@@ -6,12 +6,15 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::{Fingerprint, Name, control::RoleName};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
-    input::{Json, Named},
+    input::{Json, Named, Query},
+    paging::{Page, Range},
     problem::Problem,
     rights::Caller,
+    version::{IfMatch, Version, Versioned},
 };
 use crate::{
     gateway::{GatewayView, view::ConnectedView},
@@ -19,8 +22,9 @@ use crate::{
 };
 
 /// One Process Server, as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProcessServerAnswer {
+    #[schema(value_type = String)]
     name: Name,
     candidate: bool,
     configured: bool,
@@ -41,15 +45,19 @@ pub(super) struct ProcessServerAnswer {
     #[serde(with = "time::serde::rfc3339")]
     enrolled_at: OffsetDateTime,
     /// The key of its newest certificate.
+    #[schema(value_type = String)]
     fingerprint: Fingerprint,
 }
 
 /// A connected agent, and what it says of itself: where that differs from `active`, one end errs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProcessServerLink)]
 struct LinkAnswer {
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
+    #[schema(value_type = String)]
     remote: SocketAddr,
+    #[schema(value_type = Option<String>)]
     reported_role: Option<RoleName>,
     /// Why its last attempt to bring up a tunnel failed.
     last_error: Option<String>,
@@ -68,7 +76,7 @@ impl From<&ConnectedView> for LinkAnswer {
 }
 
 /// What the host is, and on the active where its Environment's forwarding front door is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SystemInformation {
     os: String,
     arch: String,
@@ -81,23 +89,26 @@ struct SystemInformation {
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<ProcessServerAnswer>>, Problem> {
+    Query(range): Query<Range>,
+) -> Result<Page<ProcessServerAnswer>, Problem> {
     let servers = state.process_servers(&caller).list().await?;
     let looking = Looking::new(&state, &caller).await?;
-    Ok(Answer(servers.into_iter().map(|server| looking.at(server)).collect()))
+    let all = servers.into_iter().map(|server| looking.at(server)).collect();
+    range.by_name("/process-servers", all, |server| server.name.to_string())
 }
 
 pub(super) async fn show(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
-) -> Result<Answer<ProcessServerAnswer>, Problem> {
+) -> Result<Versioned<ProcessServerAnswer>, Problem> {
     let server = state.process_servers(&caller).find(&name).await?.ok_or_else(|| unknown(&name))?;
-    Ok(Answer(Looking::new(&state, &caller).await?.at(server)))
+    Ok(version(&server).on(Looking::new(&state, &caller).await?.at(server)))
 }
 
 /// The body of `PATCH /process-servers/{name}`. What is left out stays as it is.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ProcessServerChange)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     #[serde(default)]
@@ -108,9 +119,12 @@ pub(super) async fn change(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
+    if_match: IfMatch,
     Json(change): Json<Change>,
-) -> Result<Answer<ProcessServerAnswer>, Problem> {
+) -> Result<Versioned<ProcessServerAnswer>, Problem> {
     let servers = state.process_servers(&caller);
+    let before = servers.find(&name).await?.ok_or_else(|| unknown(&name))?;
+    if_match.permits(&version(&before))?;
     let server = match change.candidate {
         Some(candidate) => {
             let server = servers.mark(&name, candidate).await?;
@@ -121,9 +135,9 @@ pub(super) async fn change(
             state.note(&caller, code, format!("{name} was {done} as Secure Gateway Candidate")).await;
             server
         }
-        None => servers.find(&name).await?.ok_or_else(|| unknown(&name))?,
+        None => before,
     };
-    Ok(Answer(Looking::new(&state, &caller).await?.at(server)))
+    Ok(version(&server).on(Looking::new(&state, &caller).await?.at(server)))
 }
 
 pub(super) async fn restart(
@@ -151,7 +165,7 @@ pub(super) async fn approve(
 }
 
 /// The body of a call that takes none.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoFields {}
 
@@ -160,7 +174,11 @@ pub(super) async fn remove(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
+    if let Some(before) = state.process_servers(&caller).find(&name).await? {
+        if_match.permits(&version(&before))?;
+    }
     let gateway = state.gateway(&caller)?;
     if gateway.view().active.as_ref() == Some(&name) {
         return Err(Problem::conflict(
@@ -225,6 +243,11 @@ impl<'a> Looking<'a> {
             name: server.name,
         }
     }
+}
+
+/// Of what an administrator decides about it; what its agent tells is no edit.
+fn version(server: &ProcessServer) -> Version {
+    Version::of(&(&server.name, server.agent, server.candidate))
 }
 
 fn unknown(name: &Name) -> Problem {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use axum::{Json as Answer, extract::State};
 use proto::{Name, NodeId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{AppState, input::Json, problem::Problem, rights::Caller};
 use crate::gateway::{
@@ -13,23 +14,29 @@ use crate::gateway::{
 };
 
 /// The answer of `GET /raft`; `null` while there is no group.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RaftAnswer {
     generation: u64,
+    #[schema(value_type = u64)]
     witness: NodeId,
+    #[schema(value_type = Option<u64>)]
     leader: Option<NodeId>,
     last_applied: u64,
+    #[schema(value_type = Option<Object>)]
     last_claim: Option<ClaimView>,
     /// How many more voting members the group can lose and still change its active.
     can_lose: Option<usize>,
     /// In force; chosen by the worst round trip of any member's path.
+    #[schema(value_type = Object)]
     timings: group::Timings,
     worst_round_trip_ms: Option<f64>,
     members: Vec<Member>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = RaftMember)]
 struct Member {
+    #[schema(value_type = u64)]
     node: NodeId,
     name: Option<String>,
     state: MemberState,
@@ -39,7 +46,8 @@ struct Member {
     connected: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RaftMemberState)]
 #[serde(rename_all = "snake_case")]
 enum MemberState {
     Leader,
@@ -68,29 +76,33 @@ pub(super) async fn show(
 }
 
 /// The body of `POST /raft/recover`: what is lost is typed out, so that it is not done by mistake.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecoverRequest {
     /// The surviving candidate that founds the group anew.
+    #[schema(value_type = String)]
     on: Name,
     /// Exactly the members that are away.
+    #[schema(value_type = Vec<String>)]
     lost: BTreeSet<Name>,
     #[serde(default)]
     accept_risk: Option<Risk>,
 }
 
 /// What recovery may cost, if it is accepted by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[schema(as = RecoverRisk)]
 #[serde(rename_all = "kebab-case")]
 enum Risk {
     /// A tunnel that lives without a quorum ends, its streams with it.
     LoseConnection,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RecoverAnswer {
     /// The generation that was granted.
     generation: u64,
+    #[schema(value_type = String)]
     process_server: Name,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -16,6 +16,9 @@ use super::problem::Problem;
 
 /// Names the request in answers and logs.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest id that a caller may choose.
+const CHOSEN_ID_BYTES_MAX: usize = 64;
 
 /// How long a request has, from its head to the head of its answer. Longer than the longest
 /// handler needs: testing a destination, [`crate::trace::TEST_TIMEOUT`].
@@ -37,13 +40,21 @@ const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
 /// Paths whose last part is a secret: the log gets them without it.
 const SECRET_PATHS: [&str; 2] = ["/setup/", "/sign-in/once/"];
 
+/// The caller's own id for this request, if it is a modest one: it names the request in both ends' logs.
+fn chosen(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let modest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (!id.is_empty() && id.len() <= CHOSEN_ID_BYTES_MAX && id.bytes().all(modest)).then_some(id)
+}
+
 /// The outermost layer.
 pub(super) async fn around(request: Request, next: Next) -> Response {
-    // Ours, never the caller's: an id that somebody else may choose proves nothing in a log.
-    let request_id = format!("{:016x}", rand::random::<u64>());
+    let serial = format!("{:016x}", rand::random::<u64>());
+    let request_id = chosen(request.headers()).unwrap_or(&serial).to_owned();
     let (method, path) = (request.method().clone(), loggable(request.uri().path()));
     let started = Instant::now();
-    let span = info_span!("request", request_id);
+    // Ours beside it, never the caller's alone: an id that somebody else may choose proves nothing in a log.
+    let span = info_span!("request", request_id, serial);
     let answered = timeout(REQUEST_TIMEOUT, next.run(request).instrument(span.clone())).await;
     let mut response = match answered {
         Ok(response) => response,

@@ -11,14 +11,15 @@ use axum::{
 use super::{
     API, AppState, alerts, api_tokens,
     authenticate::{self, Gate},
-    destinations, drills, enrollment_tokens, events, gateway, health, meta,
+    destinations, drills, enrollment_tokens, events, failovers, gateway, health, measure, meta, metrics,
+    openapi,
     problem::Problem,
-    process_servers, raft, request,
+    process_servers, raft, repeat, request,
     rights::{
         Needs,
         Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
     },
-    sign_in, users,
+    sign_in, streams, users,
 };
 use crate::ui;
 
@@ -54,6 +55,8 @@ pub fn table() -> Vec<Route> {
         get("/users/{name}/sessions", Administrator, users::sessions),
         delete("/users/{name}/sessions", Administrator, users::end_sessions),
         delete("/users/{name}/sessions/{id}", Administrator, users::end_session),
+        open("/api/v1/openapi.json", openapi::show),
+        at("/metrics", Viewer, metrics::show),
         get("/gateway", Viewer, gateway::show),
         post("/gateway/switch", Operator, gateway::switch),
         get("/gateway/drain", Viewer, gateway::drains),
@@ -84,6 +87,11 @@ pub fn table() -> Vec<Route> {
         put("/alerts/maintenance", CloudAdministrator, alerts::begin_maintenance),
         delete("/alerts/maintenance", CloudAdministrator, alerts::end_maintenance),
         get("/events", Viewer, events::list),
+        get("/streams", Viewer, streams::list),
+        get("/streams/closed", Viewer, streams::closed),
+        post("/streams/{id}/end", Operator, streams::end),
+        get("/failovers", Viewer, failovers::list),
+        get("/failovers/{id}", Viewer, failovers::show),
         get("/raft", Viewer, raft::show),
         post("/raft/recover", CloudAdministrator, raft::recover),
         get("/api-tokens", Administrator, api_tokens::list),
@@ -100,9 +108,20 @@ pub fn router(state: AppState) -> Router {
 
 fn api_router(state: AppState) -> Router {
     let mut router = Router::new();
+    let repeats = repeat::Repeats::default();
     for route in table() {
-        let gate = Gate { state: state.clone(), needs: route.needs };
-        let handler = route.handler.route_layer(from_fn_with_state(gate, authenticate::at_gate));
+        let mut gate = Gate { state: state.clone(), needs: route.needs };
+        if state.metrics_open && route.path == "/metrics" {
+            gate.needs = Needs::Nothing;
+        }
+        // Behind the authentication: a key is its caller's own.
+        let handler = match (&route.method, route.needs) {
+            (&Method::POST, Needs::Role(_)) => {
+                route.handler.route_layer(from_fn_with_state(repeats.clone(), repeat::once))
+            }
+            _ => route.handler,
+        };
+        let handler = handler.route_layer(from_fn_with_state(gate, authenticate::at_gate));
         router = router.route(&route.path, handler);
     }
     router
@@ -114,6 +133,7 @@ fn api_router(state: AppState) -> Router {
                 "this path does not take this method",
             )
         })
+        .layer(from_fn_with_state(state.measures.clone(), measure::around))
         .layer(from_fn(request::around))
         .with_state(state)
 }
@@ -129,6 +149,11 @@ fn open_get<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Rout
 
 fn open_post<H: Handler<T, AppState>, T: 'static>(path: &str, handler: H) -> Route {
     api(Method::POST, path, Needs::Nothing, on(MethodFilter::POST, handler))
+}
+
+/// Beside the API, for those with a role.
+fn at<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {
+    Route { needs: Needs::Role(role), ..open(path, handler) }
 }
 
 fn get<H: Handler<T, AppState>, T: 'static>(path: &str, role: Role, handler: H) -> Route {

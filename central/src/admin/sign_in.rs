@@ -10,6 +10,7 @@ use proto::{EnvironmentName, Name};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::info;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -21,23 +22,26 @@ use super::{
 use crate::people::{self, Password, PeopleError, Secret};
 
 /// What somebody types to sign in: a JSON body, or a form's fields.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
     /// May be left out while central serves one only.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub environment: Option<EnvironmentName>,
     pub name: String,
+    #[schema(value_type = String)]
     pub password: Password,
 }
 
 /// What the first administrator types.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetUp {
     /// The last part of the set-up link.
     pub secret: String,
     pub name: String,
+    #[schema(value_type = String)]
     pub password: Password,
 }
 
@@ -129,12 +133,16 @@ pub async fn sign_out(state: &AppState, caller: &Caller) -> Result<HeaderValue, 
 }
 
 /// Who asks, as the API says it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Session)]
 pub(super) struct SessionAnswer {
     kind: &'static str,
+    #[schema(value_type = Option<String>)]
     user: Option<Name>,
     token: Option<TokenAnswer>,
+    #[schema(value_type = String)]
     role: Role,
+    #[schema(value_type = String)]
     environment: EnvironmentName,
     session: Option<String>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -145,9 +153,11 @@ pub(super) struct SessionAnswer {
     idle_timeout_s: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SessionToken)]
 struct TokenAnswer {
     id: String,
+    #[schema(value_type = Option<String>)]
     name: Option<Name>,
 }
 
@@ -202,10 +212,12 @@ pub(super) async fn end(State(state): State<AppState>, caller: Caller) -> Result
 }
 
 /// The body of `PUT /session/password`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPassword {
+    #[schema(value_type = String)]
     current: Password,
+    #[schema(value_type = String)]
     new: Password,
 }
 
@@ -242,7 +254,8 @@ pub async fn change_own_password(
 }
 
 /// `GET /setup`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SetUpNeeded)]
 pub(super) struct SetUpAnswer {
     /// Nobody can sign in to some Environment yet.
     needed: bool,

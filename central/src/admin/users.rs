@@ -10,6 +10,7 @@ use axum::{
 use proto::{EnvironmentName, Name};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -20,9 +21,12 @@ use super::{
 use crate::people::{NewUser, Password, PeopleError, Session, SessionView, User, UserChange};
 
 /// A user, without anything that helps to become that user.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = User)]
 pub(super) struct UserAnswer {
+    #[schema(value_type = String)]
     name: Name,
+    #[schema(value_type = String)]
     role: Role,
     disabled: bool,
     /// Without one nobody signs in as this user, but by a one-time link.
@@ -76,11 +80,15 @@ pub(super) async fn show(
 }
 
 /// The body of `POST /users`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewUser)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUserRequest {
+    #[schema(value_type = String)]
     name: Name,
+    #[schema(value_type = String)]
     role: Role,
+    #[schema(value_type = String)]
     password: Password,
 }
 
@@ -98,14 +106,17 @@ pub(super) async fn create(
 }
 
 /// The body of `PATCH /users/{name}`. What is left out stays as it is.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = UserChange)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     role: Option<Role>,
     #[serde(default)]
     disabled: Option<bool>,
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     password: Option<Password>,
 }
 
@@ -146,9 +157,11 @@ pub(super) async fn remove(
 }
 
 /// Where somebody is signed in.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UserSession)]
 pub(super) struct SessionAnswer {
     id: String,
+    #[schema(value_type = String)]
     user: Name,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -156,6 +169,7 @@ pub(super) struct SessionAnswer {
     last_seen: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,
+    #[schema(value_type = Option<String>)]
     from: Option<IpAddr>,
     user_agent: Option<String>,
     /// It is the one that asks.

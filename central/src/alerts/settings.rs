@@ -9,6 +9,7 @@ use alerting::{
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned};
 
@@ -25,7 +26,7 @@ struct Record {
 }
 
 /// Silence on purpose. What began meanwhile and still lasts afterwards is told then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Maintenance {
     #[serde(with = "time::serde::rfc3339")]
     pub until: OffsetDateTime,

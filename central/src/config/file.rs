@@ -30,6 +30,7 @@ pub(super) struct AdminTable {
     pub(super) listen: Given<String>,
     pub(super) session_idle: Given<DurationText>,
     pub(super) session_lifetime: Given<DurationText>,
+    pub(super) metrics: Given<super::MetricsAccess>,
 }
 
 #[derive(Deserialize, Default)]

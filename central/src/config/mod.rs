@@ -64,6 +64,19 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// How long people stay signed in.
     pub sessions: SessionLimits,
+    /// Who may read `/metrics`.
+    pub metrics: MetricsAccess,
+}
+
+/// Who may read `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsAccess {
+    /// Whoever shows an API token, any role: each sees its own Environment.
+    #[default]
+    Token,
+    /// Whoever reaches the admin address: sees all of them.
+    Open,
 }
 
 /// Where agents come in, and how the links to them are kept.
@@ -117,7 +130,11 @@ impl Default for Config {
         Self {
             data_dir: "/var/lib/postern-central".into(),
             environments: vec![default_environment()],
-            admin: Admin { listen: (Ipv4Addr::LOCALHOST, 7443).into(), sessions: SessionLimits::default() },
+            admin: Admin {
+                listen: (Ipv4Addr::LOCALHOST, 7443).into(),
+                sessions: SessionLimits::default(),
+                metrics: MetricsAccess::Token,
+            },
             tunnel: Tunnel {
                 listen: (Ipv4Addr::UNSPECIFIED, 8443).into(),
                 public_url: None,
@@ -211,6 +228,7 @@ impl Reading<'_, '_> {
                         default.admin.sessions.lifetime,
                     ),
                 },
+                metrics: file.admin.metrics.as_ref().map_or(default.admin.metrics, |given| *given.get_ref()),
             },
             tunnel: self.tunnel(&file.tunnel, default.tunnel),
             gateway: Gateway {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proto::{EnvironmentName, Name};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     cidr::Cidr,
@@ -29,7 +30,7 @@ const STREAMS_DEFAULT: u32 = 4096;
 const CLIENTS_MAX: usize = 64;
 
 /// Which way a destination is reached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Cloud to customer: central listens, the agent dials.
@@ -41,18 +42,23 @@ pub enum Direction {
 
 /// A destination as somebody writes it: what is left out gets its default. Unknown fields are refused, so
 /// that a misspelt limit is not silently without effect.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[schema(as = NewDestination)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
+    #[schema(value_type = String)]
     pub name: Name,
     /// What speaks there, for probes and people; the URL's scheme unless given.
     #[serde(default, rename = "type")]
+    #[schema(value_type = Option<String>)]
     pub kind: Option<Scheme>,
+    #[schema(value_type = String)]
     pub url: DestinationUrl,
     #[serde(default)]
     pub direction: Direction,
     /// Where central listens for it, `ADDRESS:PORT`; `None` leaves the choice to central.
     #[serde(default, deserialize_with = "listen_address")]
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -65,13 +71,17 @@ pub struct Spec {
 }
 
 /// A checked destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Destination {
+    #[schema(value_type = String)]
     pub name: Name,
     #[serde(rename = "type")]
+    #[schema(value_type = String)]
     pub kind: Scheme,
+    #[schema(value_type = String)]
     pub url: DestinationUrl,
     pub direction: Direction,
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     pub enabled: bool,
     pub limits: Limits,
@@ -80,7 +90,7 @@ pub struct Destination {
 }
 
 /// How much one destination may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Streams at a time; the next client is refused.
@@ -95,15 +105,16 @@ impl Default for Limits {
 
 /// How central itself takes part in TLS. There is nothing to set yet: TLS between application and
 /// destination crosses the gateway untouched.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {}
 
 /// Who may connect to a destination's listener. It only narrows: the site's own allow-list has the last word.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Acl {
     /// Networks of clients that may connect; empty: all.
+    #[schema(value_type = Vec<String>)]
     pub clients: Vec<Cidr>,
 }
 

@@ -3,9 +3,11 @@
 use proto::Name;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 /// One drill. Times are milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Drill)]
 pub struct Report {
     /// Counts drills; never comes back.
     pub id: u64,
@@ -19,8 +21,10 @@ pub struct Report {
     /// `schedule`, or who ordered it.
     pub by: String,
     /// Who was active before, and is to be afterwards.
+    #[schema(value_type = String)]
     pub home: Name,
     /// Who was tried.
+    #[schema(value_type = String)]
     pub away: Name,
     /// There and back; shorter when it failed.
     pub legs: Vec<Leg>,
@@ -28,7 +32,8 @@ pub struct Report {
     pub destinations: Vec<Tried>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DrillOutcome)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     UnderWay,
@@ -39,9 +44,12 @@ pub enum Outcome {
 }
 
 /// One switch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DrillLeg)]
 pub struct Leg {
+    #[schema(value_type = String)]
     pub from: Name,
+    #[schema(value_type = String)]
     pub to: Name,
     /// From the order until new connections went through `to`.
     pub took_ms: u64,
@@ -56,8 +64,10 @@ pub struct Leg {
 }
 
 /// A destination, before the switch and through the other candidate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DrillTried)]
 pub struct Tried {
+    #[schema(value_type = String)]
     pub name: Name,
     /// Through [`Report::home`]. One that was not reached before fails no drill.
     pub before_ms: Option<u64>,

@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use utoipa::ToSchema;
 
 use proto::{
     Name,
@@ -38,9 +39,11 @@ pub struct Entry {
 }
 
 /// One stream as people see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StreamView {
+    #[schema(value_type = String)]
     pub destination: Name,
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,

@@ -18,6 +18,7 @@ mod admit;
 mod alerts;
 mod command;
 mod drain;
+mod history;
 mod members;
 mod own_member;
 mod recover;
@@ -53,6 +54,7 @@ use crate::{
     alerts::{Book, Nudge},
     enrolment::AgentIdentity,
     events::NewEvent,
+    failovers::{Chronicle, Failovers},
     process_server::{ProcessServer, ProcessServers, group::GroupRecord, group::Groups},
     store::StoreError,
 };
@@ -134,6 +136,7 @@ pub struct Rooms {
     pub groups: Groups,
     pub fences: Fences,
     pub alerts: Book,
+    pub failovers: Failovers,
     /// Wakes whoever sends alerts.
     pub nudge: Nudge,
     pub disk: Arc<durable::Durable>,
@@ -180,6 +183,7 @@ pub struct Keeper {
     last_switch: Option<SwitchView>,
     told: Option<GatewayReport>,
     pending_events: VecDeque<NewEvent>,
+    chronicle: Chronicle,
 }
 
 /// An agent whose seat was taken, until the membership has followed.
@@ -200,6 +204,9 @@ impl Keeper {
     ) -> Result<(Self, watch::Receiver<Arc<GatewayView>>), StoreError> {
         let view = watch::Sender::new(Arc::new(GatewayView::idle()));
         let reader = view.subscribe();
+        let mut chronicle = Chronicle::new(rooms.failovers.newest().await?, settings.connect_timeout);
+        // Central ended in the middle of it: what followed is told from here on.
+        chronicle.given_up(OffsetDateTime::now_utc());
         let mut keeper = Self {
             processor: ProxyProcessor::new(settings.connect_timeout),
             policy: Policy::new(settings.hold_down),
@@ -229,6 +236,7 @@ impl Keeper {
             last_switch: None,
             told: None,
             pending_events: VecDeque::new(),
+            chronicle,
         };
         keeper.record = keeper.rooms.groups.record().await?;
         keeper.fence = keeper.rooms.fences.current().await?;
@@ -244,6 +252,7 @@ impl Keeper {
             let first = last.or_else(|| keeper.record.group.as_ref()?.seats.first().map(|s| s.node));
             if let Some(node) = first {
                 keeper.last_active = keeper.name_of(node);
+                keeper.chronicle_begins("central was started", false);
                 keeper.processor.handle_restored(node, keeper.settings.dead_after, now);
             }
         }
@@ -465,6 +474,7 @@ impl Keeper {
         self.say_goodbye().await;
         self.write_down(Instant::now()).await;
         self.renew_incident_key().await;
+        self.write_chronicle().await;
         if let Some(witness) = self.environment.set_witness(None) {
             witness.group.clone().shutdown().await;
         }

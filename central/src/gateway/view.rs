@@ -11,11 +11,12 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::guests::StreamView;
 
 /// The one word for an Environment's Secure Gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GatewayState {
     /// Nothing is marked, or nothing marked has been restarted yet.
@@ -54,8 +55,9 @@ pub struct GatewayView {
 }
 
 /// An old active that finishes its streams.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DrainingView {
+    #[schema(value_type = String)]
     pub process_server: Name,
     /// When what is left will be ended.
     #[serde(with = "time::serde::rfc3339")]
@@ -64,10 +66,12 @@ pub struct DrainingView {
 }
 
 /// The same, with everyone who still holds it open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DrainView {
+    #[schema(value_type = String)]
     pub process_server: Name,
     #[serde(skip)]
+    #[schema(value_type = Object)]
     pub epoch: Epoch,
     #[serde(with = "time::serde::rfc3339")]
     pub until: OffsetDateTime,
@@ -97,10 +101,13 @@ impl GatewayView {
 }
 
 /// One candidate as the proxy-processor sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CandidateView {
+    #[schema(value_type = String)]
     pub name: Name,
+    #[schema(value_type = String)]
     pub agent: AgentId,
+    #[schema(value_type = Option<u64>)]
     pub node: Option<NodeId>,
     pub connected: bool,
     pub configured: bool,
@@ -109,17 +116,20 @@ pub struct CandidateView {
 }
 
 /// The attempt under way.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AttemptView {
+    #[schema(value_type = String)]
     pub candidate: Name,
     #[serde(with = "time::serde::rfc3339")]
     pub until: OffsetDateTime,
 }
 
 /// The last time the active changed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SwitchView {
+    #[schema(value_type = Option<String>)]
     pub from: Option<Name>,
+    #[schema(value_type = String)]
     pub to: Name,
     pub reason: String,
     /// How long no admitted tunnel lived, milliseconds; 0 for a planned switch.

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::{
     budget::{Budget, Taken},
+    ledger::Ledger,
     park::{Lot, NotOpened, Opener},
 };
 use crate::{
@@ -36,6 +37,7 @@ pub struct House {
     pub opener: Opener,
     pub lot: Lot,
     pub budget: Budget,
+    pub ledger: Ledger,
     pub park_timeout: Duration,
     /// Events on their way to the store. What does not fit is dropped: the log has it.
     pub events: mpsc::Sender<NewEvent>,

@@ -4,6 +4,7 @@
 //!   follow    one task per Environment: the store's destinations decide which entrances there are
 //!   entrance  what one destination's listener and clients share: who may come in, counters, events
 //!   tcp       plain TCP behind an entrance: accept ─► park ─► open ─► relay
+//!   ledger    who uses the gateway now, and who did lately
 //!   park      waiting for a tunnel, and opening a stream in it; also what `POST …/test` uses
 //!   budget    how many clients this process may hold
 //! ```
@@ -13,6 +14,7 @@
 pub mod budget;
 pub mod entrance;
 mod follow;
+pub mod ledger;
 pub mod park;
 #[cfg(test)]
 mod stage;
@@ -24,7 +26,7 @@ use std::{
     collections::BTreeMap,
     future::pending,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -41,6 +43,7 @@ use self::{
     budget::Budget,
     entrance::House,
     follow::{Follower, Published},
+    ledger::{ClosedStream, Ledger, OpenStream, StreamKey},
     park::{Lot, PARKED_MAX},
 };
 pub use self::{
@@ -48,7 +51,7 @@ pub use self::{
     park::{NotOpened, Opener, Through},
 };
 use crate::{
-    admin::data_plane::{Listening, OpenFailure, TriedOut},
+    admin::data_plane::{Listening, OpenFailure, TrafficView, TriedOut},
     destination::{Destination, Destinations},
     events::{Events, NewEvent},
     gateway::environment::ActiveTunnel,
@@ -90,6 +93,7 @@ pub struct Listeners {
 struct Environment {
     destinations: Destinations,
     opener: Opener,
+    ledger: Ledger,
     published: watch::Receiver<Published>,
 }
 
@@ -107,16 +111,22 @@ impl Listeners {
             let destinations = Destinations::new(store.clone(), &name);
             let (sender, said) = mpsc::channel(EVENTS_MAX);
             let opener = Opener::new(tunnel);
+            let ledger = Ledger::default();
             let house = House {
                 opener: opener.clone(),
                 lot: Lot::new(PARKED_MAX),
                 budget: budget.clone(),
+                ledger: ledger.clone(),
                 park_timeout: settings.park_timeout,
                 events: sender,
             };
             let published = watch::Sender::new(Published::new());
-            let environment =
-                Environment { destinations: destinations.clone(), opener, published: published.subscribe() };
+            let environment = Environment {
+                destinations: destinations.clone(),
+                opener,
+                ledger,
+                published: published.subscribe(),
+            };
             let events = Events::new(store.clone(), &name);
             let anywhere = SocketAddr::new(settings.bind, 0);
             let store = store.clone();
@@ -164,6 +174,47 @@ impl Listeners {
         let Some(environment) = self.environments.get(environment) else { return BTreeMap::new() };
         let published = environment.published.borrow();
         published.iter().map(|(name, shown)| (name.clone(), Arc::clone(&shown.entrance.counters))).collect()
+    }
+
+    /// Up to `limit` open streams behind `after`.
+    pub fn streams(
+        &self,
+        environment: &EnvironmentName,
+        after: Option<StreamKey>,
+        limit: usize,
+    ) -> Vec<OpenStream> {
+        let Some(environment) = self.environments.get(environment) else { return Vec::new() };
+        let current = environment.opener.active().map(|active| active.epoch);
+        environment.ledger.list(current, after, limit)
+    }
+
+    /// The last streams that ended, newest first.
+    pub fn closed_streams(&self, environment: &EnvironmentName) -> Vec<ClosedStream> {
+        self.environments.get(environment).map(|environment| environment.ledger.closed()).unwrap_or_default()
+    }
+
+    /// Ends a stream, both its ends reset. `false`: there is none.
+    pub fn end_stream(&self, environment: &EnvironmentName, stream: StreamKey) -> bool {
+        self.environments.get(environment).is_some_and(|environment| environment.ledger.end(stream))
+    }
+
+    /// What is carried, in numbers.
+    pub fn traffic(&self, environment: &EnvironmentName) -> TrafficView {
+        let Some(environment) = self.environments.get(environment) else { return TrafficView::default() };
+        let counts = environment.ledger.counts();
+        let stats = environment.opener.active().map(|active| active.tunnel.stats());
+        let entrances = environment.published.borrow();
+        let parked =
+            entrances.values().map(|shown| shown.entrance.counters.parked.load(Ordering::Relaxed)).sum();
+        TrafficView {
+            open: counts.open,
+            parked,
+            opened: counts.opened,
+            refused: counts.refused,
+            bytes_to_site: stats.as_ref().map_or(0, |stats| stats.bytes_out),
+            bytes_to_cloud: stats.as_ref().map_or(0, |stats| stats.bytes_in),
+            round_trip: stats.and_then(|stats| stats.round_trip),
+        }
     }
 
     /// What opens streams for everybody but the listeners themselves.

@@ -58,6 +58,11 @@ impl Opener {
         Self { tunnel }
     }
 
+    /// The tunnel that takes new streams now.
+    pub fn active(&self) -> Option<ActiveTunnel> {
+        self.tunnel.borrow().clone()
+    }
+
     /// Starts to look for a tunnel.
     pub fn begin(&self) -> Opening {
         Opening { tunnel: self.tunnel.clone(), tried: false }

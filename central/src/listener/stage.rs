@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     budget::Budget,
     entrance::House,
+    ledger::Ledger,
     park::{Lot, Opener},
 };
 use crate::{
@@ -53,6 +54,7 @@ impl Gate {
             opener: self.opener(),
             lot: Lot::new(8),
             budget: Budget::new(64),
+            ledger: Ledger::default(),
             park_timeout: Duration::from_secs(30),
             events,
         };

@@ -28,6 +28,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     entrance::{Entrance, Inside, Refusal},
+    ledger::{Arrival, Line, Outcome},
     park::{NotOpened, Opening},
 };
 use crate::gateway::{environment::ActiveTunnel, guests::Entry};
@@ -117,19 +118,30 @@ fn tell_panic(entrance: &Entrance, ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+/// A client's stream, and where it has signed until they are dropped.
+struct Opened {
+    stream: TunnelStream,
+    /// Bytes that went with the opening.
+    first: usize,
+    _entry: Entry,
+    line: Line,
+}
+
 impl Entrance {
     /// One client, from its first moment to its last.
     async fn client(self: Arc<Self>, socket: TcpStream, address: SocketAddr, mut inside: Inside) {
         prepare(&socket);
+        let arrival = Arrival::now(self.destination().name.clone(), address);
         let opened = tokio::select! {
             biased;
             () = self.shut.cancelled() => Err(Refusal::Closed),
-            opened = self.open(&socket, address, &mut inside) => opened,
+            opened = self.open(&socket, &arrival, &mut inside) => opened,
         };
-        let (stream, first, _entry) = match opened {
+        let Opened { stream, first, _entry, line } = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
                 self.refused(address, &refusal);
+                self.house.ledger.refused(arrival, &refusal.to_string());
                 return reset(socket);
             }
         };
@@ -138,29 +150,45 @@ impl Entrance {
             biased;
             // The relay resets both ends when it is dropped.
             () = self.shut.cancelled() => return,
+            (to_site, to_client) = line.ended() => {
+                return line.close(Outcome::Broken, "an administrator ended it", to_site, to_client);
+            }
             end = relay(socket, stream) => end,
         };
+        let (to_site, to_client) = (end.sent_bytes + first as u64, end.received_bytes);
         match end.ended {
-            RelayEnded::Stream(reset) => self.broke(address, &reset),
-            RelayEnded::Finished | RelayEnded::Socket(_) => {}
+            RelayEnded::Stream(reset) => {
+                self.broke(address, &reset);
+                line.close(Outcome::Broken, &reset.to_string(), to_site, to_client);
+            }
+            RelayEnded::Finished => {
+                line.close(Outcome::Finished, "both ends had said all", to_site, to_client)
+            }
+            RelayEnded::Socket(error) => {
+                line.close(
+                    Outcome::Broken,
+                    &format!("the client's connection broke: {error}"),
+                    to_site,
+                    to_client,
+                );
+            }
         }
         debug!(
             destination = %self.destination().name,
             client = %address,
-            sent_bytes = end.sent_bytes + first as u64,
-            received_bytes = end.received_bytes,
+            sent_bytes = to_site,
+            received_bytes = to_client,
             "A connection ended"
         );
     }
 
-    /// Finds a tunnel within the Environment's `park_timeout` and opens a stream in it. Says also how many first
-    /// bytes went with the opening, and has signed for the client, until the entry is dropped.
+    /// Finds a tunnel within the Environment's `park_timeout`, opens a stream in it and signs for the client.
     async fn open(
         &self,
         socket: &TcpStream,
-        address: SocketAddr,
+        arrival: &Arrival,
         inside: &mut Inside,
-    ) -> Result<(TunnelStream, usize, Entry), Refusal> {
+    ) -> Result<Opened, Refusal> {
         let limit = self.house.park_timeout;
         let until = Instant::now() + limit;
         let mut opening = self.house.opener.begin();
@@ -176,8 +204,9 @@ impl Entrance {
             // The destination as it is now, which may be another than when the client came.
             let destination = self.destination();
             if let Some(stream) = opening.try_open(&active, &destination, first.clone())? {
-                let entry = active.guests.enter(stream.id(), destination.name.clone(), address);
-                return Ok((stream, first.len(), entry));
+                let entry = active.guests.enter(stream.id(), destination.name.clone(), arrival.client);
+                let line = self.house.ledger.open(arrival.clone(), &active, stream.id());
+                return Ok(Opened { stream, first: first.len(), _entry: entry, line });
             }
         }
     }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use proto::{AgentId, BootId, EnvironmentName, Fingerprint, Name, hello::SystemInformation};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction};
 
@@ -61,7 +62,7 @@ pub struct PreviousKey {
 }
 
 /// One that asks to come back with a certificate that has expired.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Returning {
     #[serde(with = "time::serde::rfc3339")]
     pub expired_at: OffsetDateTime,
@@ -70,6 +71,7 @@ pub struct Returning {
     #[serde(with = "time::serde::rfc3339")]
     pub last_asked_at: OffsetDateTime,
     /// Where it asked from last.
+    #[schema(value_type = Option<String>)]
     pub from: Option<IpAddr>,
     /// An administrator lets it in until then.
     #[serde(default, with = "time::serde::rfc3339::option")]

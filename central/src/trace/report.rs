@@ -9,20 +9,37 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::{
     admin::data_plane::{OpenFailure, TriedOut},
     gateway::probing::NotAsked,
 };
 
+/// A [`Step`], for the API's description: `proto` knows nothing of such things.
+#[derive(ToSchema)]
+#[schema(as = TestStep)]
+#[expect(dead_code, reason = "only its shape is of use")]
+pub(super) struct StepShape {
+    /// `enabled`, `listener`, `tunnel`, `allow_list`, `dns`, `connect`, `tls`, `greeting`.
+    hop: String,
+    /// `pass`, `fail` or `skip`.
+    verdict: String,
+    ms: Option<u64>,
+    detail: String,
+    action: Option<String>,
+}
+
 /// The hops behind the tunnel.
 const SITE: [Hop; 5] = [Hop::AllowList, Hop::Dns, Hop::Connect, Hop::Tls, Hop::Greeting];
 
 /// A destination's newest test.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TestReport {
+    #[schema(value_type = String)]
     pub destination: Name,
     /// Of the way a client goes: through the active.
+    #[schema(value_type = String)]
     pub verdict: Verdict,
     /// One sentence for people.
     pub summary: String,
@@ -31,6 +48,7 @@ pub struct TestReport {
     /// Until the destination had accepted, or until it was given up.
     pub ms: u64,
     /// The Process Server whose tunnel was used.
+    #[schema(value_type = Option<String>)]
     pub via: Option<Name>,
     /// Why the destination was not reached.
     pub reason: Option<String>,
@@ -38,32 +56,39 @@ pub struct TestReport {
     pub at: OffsetDateTime,
     pub by: String,
     /// The way of a client, through the active.
+    #[schema(value_type = Vec<StepShape>)]
     pub steps: Vec<Step>,
     /// What each candidate's own host sees.
     pub candidates: Vec<CandidateReport>,
 }
 
 /// What one candidate's own host sees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CandidateReport {
+    #[schema(value_type = String)]
     pub name: Name,
     pub active: bool,
     pub connected: bool,
+    #[schema(value_type = String)]
     pub verdict: Verdict,
     pub summary: String,
     /// All its steps together; nothing where nothing was tried.
     pub ms: Option<u64>,
+    #[schema(value_type = Vec<StepShape>)]
     pub steps: Vec<Step>,
 }
 
 /// The same without its steps, for lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TestSummary {
+    #[schema(value_type = String)]
     pub destination: Name,
+    #[schema(value_type = String)]
     pub verdict: Verdict,
     pub summary: String,
     pub reached: bool,
     pub ms: u64,
+    #[schema(value_type = Option<String>)]
     pub via: Option<Name>,
     pub reason: Option<String>,
     #[serde(with = "time::serde::rfc3339")]

@@ -64,6 +64,7 @@ async fn only_the_known_routes_are_open() {
         open,
         [
             "/api/v1/meta",
+            "/api/v1/openapi.json",
             "/api/v1/session",
             "/api/v1/setup",
             "/api/v1/setup",
@@ -87,6 +88,7 @@ async fn only_a_cloud_administrator_marks_removes_lets_in_and_decides_who_is_tol
         [
             "DELETE /api/v1/alerts/maintenance",
             "DELETE /api/v1/process-servers/{name}",
+            "GET /api/v1/enrollment-tokens",
             "PATCH /api/v1/process-servers/{name}",
             "POST /api/v1/alerts/deliveries/{id}/send-again",
             "POST /api/v1/alerts/preview",

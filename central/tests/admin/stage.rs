@@ -16,7 +16,9 @@ use axum::{
 use central::{
     admin::{
         self, ApiTokens, AppState, DataPlane, Role,
-        data_plane::{Listening, OpenFailure, TriedOut},
+        data_plane::{Listening, OpenFailure, TrafficView, TriedOut},
+        follow::Following,
+        measure::Measures,
     },
     destination::Destination,
     enrolment::{Ca, Enrolment},
@@ -26,6 +28,7 @@ use central::{
         probing::NotAsked,
         view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
+    listener::ledger::{ClosedStream, OpenStream, StreamKey},
     people::{People, SessionLimits},
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
     store::{
@@ -43,6 +46,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// When everything on the stage happened.
@@ -56,6 +60,8 @@ pub(crate) struct Stage {
     /// The orders the gateway was given, in words.
     pub(crate) orders: Arc<Mutex<Vec<String>>>,
     pub(crate) data_plane: Arc<ScriptedDataPlane>,
+    /// Central stops.
+    pub(crate) stop: CancellationToken,
     /// Goes with the stage.
     _folder: TempDir,
 }
@@ -99,6 +105,7 @@ impl Stage {
         let data_plane = Arc::new(ScriptedDataPlane::default());
         let rules = AddressRules::new(|address| address.is_loopback());
         let people = People::new(store.clone(), SessionLimits::default());
+        let stop = CancellationToken::new();
         let state = AppState {
             store: store.clone(),
             gateways: Gateways::new(BTreeMap::from([(environment(), gateway)])),
@@ -112,10 +119,13 @@ impl Stage {
             drills: Arc::default(),
             alert_hold_down: Duration::from_secs(10),
             tunnel_url: Some("https://central.example:8444".into()),
+            following: Following::new(stop.clone()),
+            measures: Measures::default(),
+            metrics_open: false,
             ip_forwarder_url: Some("socks5://central.example:1080".into()),
         };
         let router = admin::router(state.clone());
-        Self { state, router, view, orders, data_plane, _folder: folder }
+        Self { state, router, view, orders, data_plane, stop, _folder: folder }
     }
 
     /// Changes the records of a collection behind central's back.
@@ -335,6 +345,7 @@ pub(crate) struct ScriptedDataPlane {
     pub(crate) opening: Mutex<Option<Result<TriedOut, OpenFailure>>>,
     /// What agents answer when they are asked.
     pub(crate) answers: Mutex<BTreeMap<AgentId, Vec<Step>>>,
+    pub(crate) streams: Mutex<Vec<OpenStream>>,
 }
 
 #[async_trait]
@@ -349,6 +360,26 @@ impl DataPlane for ScriptedDataPlane {
 
     async fn ask(&self, _: &EnvironmentName, agent: AgentId, _: Ask) -> Result<Vec<Step>, NotAsked> {
         self.answers.lock().unwrap().get(&agent).cloned().ok_or(NotAsked::NoAnswer)
+    }
+
+    fn streams(&self, _: &EnvironmentName, after: Option<StreamKey>, limit: usize) -> Vec<OpenStream> {
+        let all = self.streams.lock().unwrap();
+        all.iter().filter(|one| after.is_none_or(|after| one.id > after)).take(limit).cloned().collect()
+    }
+
+    fn closed_streams(&self, _: &EnvironmentName) -> Vec<ClosedStream> {
+        Vec::new()
+    }
+
+    fn end_stream(&self, _: &EnvironmentName, stream: StreamKey) -> bool {
+        let mut all = self.streams.lock().unwrap();
+        let before = all.len();
+        all.retain(|one| one.id != stream);
+        all.len() < before
+    }
+
+    fn traffic(&self, _: &EnvironmentName) -> TrafficView {
+        TrafficView { opened: 7, ..TrafficView::default() }
     }
 
     async fn settled(&self, _: &EnvironmentName, _: &Name) {}

@@ -47,7 +47,9 @@ pub use self::queue::prepare_tunnel_socket;
 pub use self::relay::{RelayEnd, RelayEnded, relay};
 pub use self::stream::{Incoming, IncomingStream, TunnelStream, reset_of};
 pub use self::websocket::{Role, WebSocket, WebSocketEnd};
-pub use crate::mux::{Limits, Open, OpenError, Reset, ResetCode, ResumeError, Side, StreamId, Transport};
+pub use crate::mux::{
+    Limits, Meter, Open, OpenError, Reset, ResetCode, ResumeError, Side, StreamId, Transport,
+};
 
 use crate::mux::{Mux, MuxEvent};
 
@@ -248,6 +250,11 @@ impl Tunnel {
     /// Bytes that came and went on one stream so far; `None` once it is gone.
     pub fn stream_bytes(&self, id: StreamId) -> Option<(u64, u64)> {
         self.shared.with(|state| state.mux.stream_bytes(id))
+    }
+
+    /// The times of a stream that this end opened; empty ones once it is gone.
+    pub fn meter(&self, id: StreamId) -> Meter {
+        self.shared.with(|state| state.mux.meter(id)).unwrap_or_default()
     }
 
     pub fn stats(&self) -> TunnelStats {

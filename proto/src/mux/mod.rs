@@ -20,6 +20,7 @@ mod chunks;
 mod error;
 mod flow;
 mod limits;
+mod meter;
 mod own;
 mod receive;
 mod resume;
@@ -43,6 +44,7 @@ pub(crate) use self::budget::Budget as RateBudget;
 pub use self::error::MuxError;
 pub use self::flow::{OPEN_CREDIT_BYTES, TUNNEL_CREDIT_BYTES};
 pub use self::limits::Limits;
+pub use self::meter::Meter;
 pub use self::resume::ResumeError;
 pub use crate::frame::{Open, Reset, ResetCode, StreamId, Transport};
 
@@ -364,6 +366,11 @@ impl Mux {
     pub fn stream_bytes(&self, id: StreamId) -> Option<(u64, u64)> {
         let stream = self.streams.get(&id)?;
         Some((stream.inn.flow.received(), stream.out.flow.sent))
+    }
+
+    /// The times of a stream we opened; `None` once it is gone.
+    pub fn meter(&self, id: StreamId) -> Option<Meter> {
+        self.streams.get(&id)?.meter.clone()
     }
 
     /// Streams that exist, broken ones that nobody let go of included.

@@ -24,7 +24,7 @@ impl Mux {
         let id = frame.stream;
         match frame.body {
             Body::Open { open, limit, first } => self.on_open(id, open, limit, first, now),
-            Body::Opened { limit } => self.on_opened(id, limit),
+            Body::Opened { limit } => self.on_opened(id, limit, now),
             Body::Data { bytes, fin } => self.on_data(id, bytes, fin, now),
             Body::Window { limit } if id == StreamId::TUNNEL => self.on_tunnel_window(limit, now),
             Body::Window { limit } => self.on_window(id, limit, now),
@@ -92,12 +92,15 @@ impl Mux {
         None
     }
 
-    fn on_opened(&mut self, id: StreamId, limit: u64) -> Result<(), MuxError> {
+    fn on_opened(&mut self, id: StreamId, limit: u64, now: Instant) -> Result<(), MuxError> {
         let Some(stream) = self.known(id, "OPENED")? else { return Ok(()) };
         if !matches!(stream.opening, Opening::Waiting) {
             return Err(MuxError::NotWaiting { stream: id });
         }
         stream.opening = Opening::Established;
+        if let Some(meter) = &stream.meter {
+            meter.note_opened(now);
+        }
         stream.out.flow.raise(limit).map_err(|shrank| MuxError::LimitShrank {
             stream: id,
             from: shrank.from,
@@ -129,6 +132,9 @@ impl Mux {
         stream.inn.flow.arrive(len).map_err(|overrun| beyond_credit(id, &overrun))?;
         if (stream.inn.unread.len() as u64) < stream.inn.flow.window() / 2 {
             stream.inn.flow.measure(len, shortest, window_max, now); // only a reader that keeps up needs more
+        }
+        if let Some(meter) = stream.meter.as_ref().filter(|_| len > 0) {
+            meter.note_bytes(now);
         }
         stream.inn.unread.push(bytes);
         if fin {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::chunks::Chunks;
 use super::flow::{OPEN_CREDIT_BYTES, Receiving, Sending};
+use super::meter::Meter;
 use crate::frame::{Open, Reset};
 
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Stream {
     pub(super) released: bool,
     pub(super) queued: Queued,
     pub(super) told: Told,
+    /// Only of a stream we opened: nobody asks when the peer's own things happened.
+    pub(super) meter: Option<Meter>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +84,8 @@ pub(super) struct Told {
 impl Stream {
     /// A stream we open: we grant `grant` with the OPEN, the peer's first grant is fixed.
     pub(super) fn ours(open: Arc<Open>, grant: u64, window: u64) -> Stream {
-        Stream::new(Opening::Unsent(open), OPEN_CREDIT_BYTES, Receiving::new(grant, window))
+        let stream = Stream::new(Opening::Unsent(open), OPEN_CREDIT_BYTES, Receiving::new(grant, window));
+        Stream { meter: Some(Meter::default()), ..stream }
     }
 
     /// A stream the peer opened, granting us `limit`.
@@ -103,6 +107,7 @@ impl Stream {
             released: false,
             queued: Queued::default(),
             told: Told::default(),
+            meter: None,
         }
     }
 

@@ -48,7 +48,27 @@ pub(crate) enum Format {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The Secure Gateway at a glance: state, candidates, and what to do next.
-    Status,
+    Status {
+        /// Goes on, and prints again whenever something has changed, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Who uses the gateway now, and who did lately.
+    #[command(subcommand)]
+    Streams(Streams),
+    /// Tells what happened when the tunnel was lost or moved, the last time or another one.
+    Explain {
+        /// Its number in 'gateway history'; without it, the newest.
+        id: Option<u64>,
+    },
+    /// Prints the completions for a shell; source them from its start-up file.
+    Completion { shell: clap_complete::Shell },
+    /// Writes man pages.
+    #[command(hide = true)]
+    Man {
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Process Servers: the agents' records in central.
     #[command(subcommand, visible_alias = "ps")]
     ProcessServers(ProcessServers),
@@ -108,6 +128,8 @@ pub(crate) enum Gateway {
         #[arg(long, value_name = "NAME")]
         to: Option<Name>,
     },
+    /// Lists each loss and each move of the tunnel, newest first.
+    History,
     /// Shows old actives that finish their streams, and who holds them open.
     Drain,
     /// Ends the streams of whoever drains, at once.
@@ -126,6 +148,19 @@ pub(crate) enum Gateway {
     },
     /// What came of drills, newest first.
     Drills,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Streams {
+    /// Lists the open ones.
+    List,
+    /// Lists the last that ended, newest first: why, and where their time went (milliseconds).
+    Closed,
+    /// Resets both ends of one.
+    End {
+        /// As 'streams list' shows it: GROUP.CLAIM.NUMBER.
+        id: Name,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use reqwest::{Certificate, Method, StatusCode, Url, header, redirect};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{args::Connection, failure::Failure, secret_file};
+use crate::{args::Connection, failure::Failure, secret_file, stream::Stream};
 
 /// How long central has for a connection, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -14,6 +14,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// An answer larger than this is not read to its end.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long one stream of events may last; central ends it before.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// More pages than this are not read.
+const PAGES_MAX: usize = 1000;
 
 /// Central's API, with the right to use it.
 pub(crate) struct Client {
@@ -61,8 +66,37 @@ impl Client {
         Ok(Self { http, api, token })
     }
 
+    /// The whole answer: of a list, every page, unless `path` limits it.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.ask(Method::GET, path, None).await
+        let (mut all, mut next) = self.page(Method::GET, path, None).await?;
+        let mut pages = 1;
+        while let (Some(path), false) = (next.take(), path.contains("limit=")) {
+            pages += 1;
+            if pages > PAGES_MAX {
+                return Err(Failure::Failed(format!("{} answers without end: is it central?", self.host())));
+            }
+            let (page, further) = self.page(Method::GET, &path, None).await?;
+            if let (Value::Array(all), Value::Array(page)) = (&mut all, page) {
+                all.extend(page);
+            }
+            next = further;
+        }
+        Ok(all)
+    }
+
+    /// A stream of server-sent events.
+    pub(crate) async fn follow(&self, path: &str) -> Result<Stream, Failure> {
+        let url = self.url(path)?;
+        let request = self.http.get(url).bearer_auth(&self.token).timeout(FOLLOW_TIMEOUT);
+        let request = request.header(header::ACCEPT, "text/event-stream");
+        let response = request.send().await.map_err(|error| self.no_answer(&error))?;
+        match response.status() {
+            status if status.is_success() => Ok(Stream::new(response)),
+            status => match response.json::<Problem>().await {
+                Ok(problem) => Err(refused(status, problem)),
+                Err(_) => Err(Failure::Failed(format!("{} answered with {status}", self.host()))),
+            },
+        }
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Result<Value, Failure> {
@@ -90,11 +124,24 @@ impl Client {
         )
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-        let url = self
-            .api
+    fn url(&self, path: &str) -> Result<Url, Failure> {
+        self.api
             .join(path.trim_start_matches('/'))
-            .map_err(|error| Failure::Usage(format!("{path} is no path: {error}")))?;
+            .map_err(|error| Failure::Usage(format!("{path} is no path: {error}")))
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        self.page(method, path, body).await.map(|(answer, _)| answer)
+    }
+
+    /// The answer, and where the next page of it is.
+    async fn page(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(Value, Option<String>), Failure> {
+        let url = self.url(path)?;
         let mut request = self.http.request(method, url).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(&body);
@@ -105,6 +152,7 @@ impl Client {
             response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(
                 |kind| kind.starts_with("application/json") || kind.starts_with("application/problem+json"),
             );
+        let next = response.headers().get(header::LINK).and_then(|value| next_page(value.to_str().ok()?));
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.no_answer(&error))? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -114,8 +162,9 @@ impl Client {
         }
         match status {
             // 202 and 204 say everything by their number.
-            status if status.is_success() && bytes.is_empty() => Ok(Value::Null),
+            status if status.is_success() && bytes.is_empty() => Ok((Value::Null, None)),
             status if status.is_success() && json => serde_json::from_slice(&bytes)
+                .map(|answer| (answer, next))
                 .map_err(|error| Failure::Failed(format!("{} sent broken JSON: {error}", self.host()))),
             status => match serde_json::from_slice(&bytes) {
                 Ok(problem) if !status.is_success() && json => Err(refused(status, problem)),
@@ -148,6 +197,13 @@ pub(crate) fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Failure> {
             env!("CARGO_PKG_VERSION")
         ))
     })
+}
+
+/// The path behind the API's beginning of `</api/v1/…>; rel="next"`.
+fn next_page(link: &str) -> Option<String> {
+    let (target, rel) = link.strip_prefix('<')?.split_once('>')?;
+    let path = target.strip_prefix("/api/v1/")?;
+    rel.contains("rel=\"next\"").then(|| path.to_owned())
 }
 
 fn refused(status: StatusCode, problem: Problem) -> Failure {
@@ -229,6 +285,14 @@ mod tests {
             assert!(matches!(api_url(Some(wrong)), Err(Failure::Usage(_))), "{wrong}");
         }
         assert!(matches!(api_url(None), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn the_next_page_is_one_of_the_api_or_none() {
+        let link = "</api/v1/streams?after=1.2.3&limit=5>; rel=\"next\"";
+        assert_eq!(next_page(link).as_deref(), Some("streams?after=1.2.3&limit=5"));
+        assert_eq!(next_page("<https://elsewhere/api/v1/x>; rel=\"next\""), None);
+        assert_eq!(next_page("</api/v1/x>; rel=\"prev\""), None);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::{
     screen::{Screen, plain},
 };
 
-/// How often a follower asks. Nobody reads faster, and central answers this from memory of a page.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon a follower comes back whose stream ended: central ends each after a while, and when it stops.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// An event, as far as lines show it.
 #[derive(Deserialize)]
@@ -27,33 +27,47 @@ struct Event {
 }
 
 pub(crate) async fn run(options: Events, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    if options.follow {
+        return tokio::select! {
+            ended = follow(&options, client, screen) => ended,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        };
+    }
+    let answer = client.get(&query(options.after, options.limit)).await?;
+    if screen.is_json() {
+        return Ok(screen.json(&answer)?);
+    }
+    let events: Vec<Event> = read(&answer)?;
+    if events.is_empty() {
+        screen.talk("No events.");
+    }
+    let values = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    for (event, value) in events.iter().zip(values) {
+        print(event, value, screen)?;
+    }
+    Ok(())
+}
+
+/// Never ends by itself: a central that is away for a moment is waited for, once it was there.
+async fn follow(options: &Events, client: &Client, screen: &mut Screen) -> Result<(), Failure> {
     let mut after = options.after;
+    let mut been_there = false;
     loop {
-        let answer = client.get(&query(after, options.limit)).await?;
-        let events: Vec<Event> = read(&answer)?;
-        let shown = events.len();
-        if screen.is_json() && !options.follow {
-            return Ok(screen.json(&answer)?);
-        }
-        let values = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-        for (event, value) in events.iter().zip(values) {
-            print(event, value, screen)?;
-            after = Some(event.seq);
-        }
-        if !options.follow {
-            if shown == 0 {
-                screen.talk("No events.");
+        match client.follow(&query(after, options.limit)).await {
+            Ok(mut stream) => {
+                been_there = true;
+                while let Some(value) = stream.next().await? {
+                    let event: Event = read(&value)?;
+                    print(&event, &value, screen)?;
+                    after = Some(event.seq);
+                }
+                // From nothing it goes on with the first event to come.
+                after = after.or(Some(0));
             }
-            return Ok(());
+            Err(Failure::NoAnswer(why)) if been_there => screen.talk(&format!("{why}; trying again")),
+            Err(failure) => return Err(failure),
         }
-        // Following begins with what is there; from nothing it begins at the first event to come.
-        after = after.or(Some(0));
-        if shown < options.limit as usize {
-            tokio::select! {
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-            }
-        }
+        tokio::time::sleep(COME_BACK).await;
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     client::{Client, read},
     drills,
     failure::Failure,
+    history,
     screen::{Screen, ago, or_dash},
 };
 
@@ -87,6 +88,7 @@ pub(crate) async fn run(command: Command, client: &Client, screen: &mut Screen) 
             }
             lines(&read(&answer)?, screen)
         }
+        Command::History => history::list(client, screen).await,
         Command::Drain => {
             let answer = client.get("gateway/drain").await?;
             if screen.is_json() {

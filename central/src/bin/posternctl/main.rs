@@ -13,11 +13,15 @@ mod enrollment;
 mod events;
 mod failure;
 mod gateway;
+mod history;
+mod paper;
 mod process_servers;
 mod raft;
 mod screen;
 mod secret_file;
 mod status;
+mod stream;
+mod streams;
 mod tokens;
 mod trial;
 
@@ -45,9 +49,18 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Failure> {
     let mut screen = Screen::new(args.output);
+    match &args.command {
+        Command::Completion { shell } => return paper::completion(*shell),
+        Command::Man { dir } => return paper::man(dir),
+        _ => {}
+    }
     let client = Client::new(&args.connection)?;
     match args.command {
-        Command::Status => status::show(&client, &mut screen).await,
+        // Done before anybody was asked.
+        Command::Completion { .. } | Command::Man { .. } => Ok(()),
+        Command::Status { watch } => status::run(watch, &client, &mut screen).await,
+        Command::Streams(command) => streams::run(command, &client, &mut screen).await,
+        Command::Explain { id } => history::explain(id, &client, &mut screen).await,
         Command::ProcessServers(command) => process_servers::run(command, &client, &mut screen).await,
         Command::Gateway(command) => gateway::run(command, &client, &mut screen).await,
         Command::Destinations(command) => destinations::run(command, &client, &mut screen).await,

@@ -46,12 +46,14 @@ impl Keeper {
             self.carry_out(verdict, now);
         }
         self.watch_leadership(now);
+        self.chronicle_waits();
         self.watch_tolerance();
         self.watch_silence(now);
         self.watch_certificates(time::OffsetDateTime::now_utc());
         self.tell_report();
         self.show();
         self.write_down(now).await;
+        self.write_chronicle().await;
     }
 
     fn next_step(&self) -> Option<Step> {
@@ -103,6 +105,7 @@ impl Keeper {
                     self.note("group_founded", format!("{name} founded gateway group {}", seat.group));
                     self.lost_at = Some(now);
                     self.lost_why = Some("the gateway group was founded".into());
+                    self.chronicle_begins("the gateway group was founded", false);
                     self.processor.handle_founded(seat.node, now);
                 }
                 self.seats_changed();
@@ -170,6 +173,7 @@ impl Keeper {
             witness.group.clone().shutdown().await;
         }
         self.processor.handle_dissolved();
+        self.chronicle.given_up(time::OffsetDateTime::now_utc());
         self.outage_over(Instant::now());
         (self.lost_at, self.last_active) = (None, None);
         self.seats_changed();
@@ -263,6 +267,9 @@ impl Keeper {
         match verdict {
             Verdict::Order(order) => {
                 let name = self.name_of(order.node).map(|name| name.to_string()).unwrap_or_default();
+                if order.planned {
+                    self.chronicle_begins(&format!("a planned switch to {name} was ordered"), true);
+                }
                 if let Some(witness) = self.environment.witness() {
                     witness.group.prefer(Some(order.node));
                 }
@@ -275,6 +282,7 @@ impl Keeper {
             }
             Verdict::Nudge { node } => self.nudge(node),
             Verdict::GaveUp { node, after, reason } => {
+                self.chronicle_gave_up(node, reason);
                 let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
                 let why = match reason {
                     GaveUp::TimeIsUp => "its time is up",
@@ -291,6 +299,7 @@ impl Keeper {
             Verdict::Up { .. } => {}
             Verdict::SwitchFailed { node } => {
                 let name = self.name_of(node).map(|name| name.to_string()).unwrap_or_default();
+                self.chronicle.given_up(time::OffsetDateTime::now_utc());
                 self.note("switch_failed", format!("The planned switch to {name} did not come about"));
                 self.relieve_departing(now);
             }

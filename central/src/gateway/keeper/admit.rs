@@ -83,6 +83,13 @@ impl Keeper {
                 older.stop_lane();
             }
         } else {
+            self.chronicle.began(
+                Some(old.name.clone()),
+                "another agent has become active",
+                false,
+                OffsetDateTime::now_utc(),
+            );
+            self.chronicle.cut(old.tunnel.stats().streams);
             old.tunnel.abort(ResetCode::TUNNEL_LOST, "another agent has become active");
             old.stop_lane();
             self.lost_at.get_or_insert(now);
@@ -129,6 +136,7 @@ impl Keeper {
             // Central was restarted, or the agent gave its streams up: the epoch stands, the streams do not.
             Some(_) | None => {
                 if let Some(old) = self.session.take() {
+                    self.chronicle.cut(old.tunnel.stats().streams);
                     old.tunnel.abort(ResetCode::TUNNEL_LOST, "the agent began its session anew");
                     old.stop_lane();
                 }
@@ -195,6 +203,8 @@ impl Keeper {
             "forwarding_established",
             format!("Forwarding through {name} is established (epoch {epoch}, gap {gap_ms} ms)"),
         );
+        let gap_ms = u64::try_from(gap_ms).unwrap_or(u64::MAX);
+        self.chronicle.ended(&name, gap_ms, epoch, OffsetDateTime::now_utc());
     }
 
     /// Lets new streams into the tunnel that lives, unless the group is being dissolved.
@@ -233,7 +243,9 @@ impl Keeper {
         let (name, epoch) = (session.name.clone(), session.epoch);
         self.environment.tunnel.send_replace(None);
         self.lost_at = Some(now);
-        self.lost_why = Some(format!("the tunnel of {name} was lost: {why}"));
+        let reason = format!("the tunnel of {name} was lost: {why}");
+        self.chronicle_begins(&reason, false);
+        self.lost_why = Some(reason);
         self.processor.handle_tunnel_lost(now);
         self.note("tunnel_lost", format!("The tunnel of {name} (epoch {epoch}) was lost: {why}"));
     }
@@ -241,6 +253,7 @@ impl Keeper {
     /// The session is over: its streams end with RST, never with a clean FIN.
     pub(super) fn end_session(&mut self, why: &str) {
         if let Some(session) = self.session.take() {
+            self.chronicle.cut(session.tunnel.stats().streams);
             // The agent is told by the websocket's close, which ends the websocket too.
             session.tunnel.abort(ResetCode::TUNNEL_LOST, why);
         }

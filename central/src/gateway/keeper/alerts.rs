@@ -174,6 +174,7 @@ impl Keeper {
         let id = IncidentId::new(proto::SessionId::random().to_string());
         let mut alert = Alert::about(kind, id, context, OffsetDateTime::now_utc());
         alert.details.extend(details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.chronicle.alerted(kind.name(), OffsetDateTime::now_utc());
         self.telling.pending.push(alert);
     }
 
@@ -249,7 +250,9 @@ impl Keeper {
         }
         let wall = OffsetDateTime::now_utc();
         while let Some(transition) = self.policy.poll_transmit() {
-            self.telling.pending.push(Alert::of(transition, wall));
+            let alert = Alert::of(transition, wall);
+            self.chronicle.alerted(alert.kind.name(), wall);
+            self.telling.pending.push(alert);
         }
         // With the policy's state go the outages that it has decided; what else there is may follow.
         self.telling.pending.sort_by_key(|alert| !matches!(alert.kind, Kind::Down | Kind::Up));

@@ -97,6 +97,7 @@ impl Keeper {
     pub(super) async fn end_drain(&mut self, why: DrainEnd) {
         let Some((session, _)) = self.draining.take() else { return };
         let streams = session.tunnel.stats().streams;
+        self.chronicle.cut(streams);
         // The agent is told by the websocket's close, which ends the websocket too.
         session.tunnel.abort(ResetCode::GOING_AWAY, "the gateway has moved");
         if let Err(error) = self.rooms.fences.end_drain(session.epoch).await {

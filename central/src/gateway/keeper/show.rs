@@ -53,6 +53,7 @@ impl Keeper {
 
     fn remember(&mut self, event: NewEvent) {
         tracing::info!(environment = %self.environment.name, code = event.code, "{}", event.text);
+        self.chronicle.happened(event.code, &event.text, OffsetDateTime::now_utc());
         self.pending_events.push_back(event);
     }
 

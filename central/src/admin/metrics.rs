@@ -1,0 +1,179 @@
+//! `/metrics`: OpenMetrics text. Read at the moment somebody asks, from the same snapshots as the API.
+//!
+//! Labels are Environments, candidates and states: few, and set by administrators. Never a stream, a client or a
+//! person.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use proto::EnvironmentName;
+use std::sync::atomic::AtomicU64;
+use time::OffsetDateTime;
+
+use super::{AppState, measure::Labels, problem::Problem, rights::Caller};
+use crate::{
+    alerts::Book, failovers::Failovers, gateway::view::GatewayState, process_server::ProcessServers,
+};
+
+const MEDIA: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Value = Gauge<f64, AtomicU64>;
+
+/// Everybody's, where the operator opened it; otherwise those of the caller's Environment.
+pub(super) async fn show(
+    State(state): State<AppState>,
+    caller: Option<axum::Extension<Caller>>,
+) -> Result<Response, Problem> {
+    let mut sheet = Sheet::default();
+    for (name, _) in state.gateways.iter() {
+        if caller.as_ref().is_none_or(|caller| caller.0.environment == *name) {
+            sheet.environment(&state, name).await?;
+        }
+    }
+    let mut registry = Registry::with_prefix("postern");
+    sheet.register(&mut registry);
+    state.measures.register(&mut registry);
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => Ok(([(header::CONTENT_TYPE, MEDIA)], text).into_response()),
+        Err(error) => {
+            tracing::error!(%error, "The metrics could not be written");
+            Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics_failed",
+                "the metrics could not be written",
+            ))
+        }
+    }
+}
+
+/// All values of one answer.
+#[derive(Default)]
+struct Sheet {
+    up: Family<Labels, Value>,
+    state: Family<Labels, Value>,
+    active: Family<Labels, Value>,
+    can_lose: Family<Labels, Value>,
+    event_raised: Family<Labels, Value>,
+    connected: Family<Labels, Value>,
+    last_seen: Family<Labels, Value>,
+    failovers: Family<Labels, Counter>,
+    last_gap: Family<Labels, Value>,
+    streams: Family<Labels, Value>,
+    streams_total: Family<Labels, Counter>,
+    parked: Family<Labels, Value>,
+    bytes: Family<Labels, Counter>,
+    round_trip: Family<Labels, Value>,
+    raft_leader: Family<Labels, Value>,
+    raft_index: Family<Labels, Value>,
+    raft_voters: Family<Labels, Value>,
+    webhooks: Family<Labels, Value>,
+}
+
+impl Sheet {
+    async fn environment(&mut self, state: &AppState, name: &EnvironmentName) -> Result<(), Problem> {
+        let Some(gateway) = state.gateways.of(name) else { return Ok(()) };
+        let view = gateway.view();
+        let of = || vec![("environment", name.to_string())];
+        let with = |label: &'static str, value: String| {
+            let mut labels = of();
+            labels.push((label, value));
+            labels
+        };
+        self.up.get_or_create(&of()).set(number(view.state == GatewayState::Up));
+        for (word, is) in [
+            ("idle", GatewayState::Idle),
+            ("connecting", GatewayState::Connecting),
+            ("up", GatewayState::Up),
+            ("down", GatewayState::Down),
+        ] {
+            self.state.get_or_create(&with("state", word.to_owned())).set(number(view.state == is));
+        }
+        if let Some(active) = &view.active {
+            self.active.get_or_create(&with("candidate", active.to_string())).set(1.0);
+        }
+        if let Some(losses) = view.can_lose {
+            self.can_lose.get_or_create(&of()).set(losses as f64);
+        }
+        self.event_raised.get_or_create(&of()).set(number(view.event_raised));
+        let servers = ProcessServers::new(state.store.clone(), name).list().await?;
+        for server in servers.iter().filter(|server| server.candidate) {
+            let labels = with("candidate", server.name.to_string());
+            let connected = view.connected.get(&server.agent);
+            self.connected.get_or_create(&labels).set(number(connected.is_some()));
+            if let Some(seen) = connected.map(|there| there.last_heard).or(server.last_seen) {
+                self.last_seen.get_or_create(&labels).set(seconds(seen));
+            }
+        }
+        if let Some(newest) = Failovers::new(state.store.clone(), name).newest().await? {
+            self.failovers.get_or_create(&of()).inc_by(newest.id);
+            if let Some(gap) = newest.gap_ms {
+                self.last_gap.get_or_create(&of()).set(gap as f64 / 1_000.0);
+            }
+        }
+        let traffic = state.data_plane.traffic(name);
+        self.streams.get_or_create(&of()).set(traffic.open as f64);
+        self.parked.get_or_create(&of()).set(traffic.parked as f64);
+        for (outcome, count) in [("opened", traffic.opened), ("refused", traffic.refused)] {
+            self.streams_total.get_or_create(&with("outcome", outcome.to_owned())).inc_by(count);
+        }
+        for (direction, count) in [("to_site", traffic.bytes_to_site), ("to_cloud", traffic.bytes_to_cloud)] {
+            self.bytes.get_or_create(&with("direction", direction.to_owned())).inc_by(count);
+        }
+        if let Some(round_trip) = traffic.round_trip {
+            self.round_trip.get_or_create(&of()).set(round_trip.as_secs_f64());
+        }
+        if let Some(raft) = &view.raft {
+            self.raft_leader.get_or_create(&of()).set(number(raft.leader == Some(raft.witness)));
+            self.raft_index.get_or_create(&of()).set(raft.last_applied as f64);
+            self.raft_voters.get_or_create(&of()).set(raft.voters.len() as f64);
+        }
+        let book = Book::new(state.store.clone(), name, state.alert_hold_down);
+        let pending = book.deliveries().await?.iter().filter(|stored| stored.value.is_open()).count();
+        self.webhooks.get_or_create(&of()).set(pending as f64);
+        Ok(())
+    }
+
+    fn register(self, registry: &mut Registry) {
+        let build: Family<Labels, Value> = Family::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1.0);
+        registry.register("build_info", "Which central this is", build);
+        registry.register("gateway_up", "An admitted tunnel lives", self.up);
+        registry.register("gateway_state", "1 for the state the Secure Gateway is in", self.state);
+        registry.register("gateway_active_info", "Who carries the tunnel", self.active);
+        registry.register("gateway_can_lose", "Losses of a voter the group can still bear", self.can_lose);
+        registry.register("gateway_event_raised", "System_Secure_Gateway is raised", self.event_raised);
+        registry.register("candidate_connected", "The candidate has a control connection", self.connected);
+        registry.register("candidate_last_seen_timestamp_seconds", "When it was last heard", self.last_seen);
+        registry.register("failovers", "Losses and moves of the tunnel, planned ones too", self.failovers);
+        registry.register("failover_last_gap_seconds", "How long the last one left no tunnel", self.last_gap);
+        registry.register("tunnel_streams_active", "Streams that are open", self.streams);
+        registry.register("tunnel_streams", "Clients since central started, by outcome", self.streams_total);
+        registry.register("tunnel_streams_parked", "Clients that wait for a tunnel", self.parked);
+        registry.register(
+            "tunnel_bytes",
+            "Carried by the present tunnel; begins anew with the next",
+            self.bytes,
+        );
+        registry.register("tunnel_rtt_seconds", "The tunnel's last measured round trip", self.round_trip);
+        registry.register("raft_is_leader", "Central's own member leads", self.raft_leader);
+        registry.register("raft_log_index", "Applied by central's own member", self.raft_index);
+        registry.register("raft_voters", "Voters of the group", self.raft_voters);
+        registry.register("webhook_pending", "Alerts that are not delivered yet", self.webhooks);
+    }
+}
+
+fn number(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+fn seconds(at: OffsetDateTime) -> f64 {
+    at.unix_timestamp_nanos() as f64 / 1e9
+}
