@@ -55,6 +55,16 @@ async fn a_test_shows_every_hop_and_which_candidate_could_not_take_over() {
     );
     assert_eq!(through_beta["candidates"][0]["verdict"], "pass", "{through_beta:#}");
 
+    let moves = central.api().get("/failovers").await;
+    assert_eq!(
+        (&moves[0]["planned"], &moves[0]["from"], &moves[0]["to"]),
+        (&json!(true), &json!("alpha"), &json!("beta")),
+        "{moves:#}"
+    );
+    let explained = Attempt::at(central.posternctl(&["explain"])).await;
+    assert_eq!(explained.code, Some(0), "{explained:?}");
+    assert!(explained.stdout.contains("a planned move of the tunnel of alpha"), "{explained:?}");
+
     let printed = Attempt::at(central.posternctl(&["destinations", "test", "db"])).await;
     assert_eq!(printed.code, Some(1), "{printed:?}");
     for words in ["FAIL", "allow-list", "agent.toml"] {

@@ -246,6 +246,57 @@ async fn an_address_in_use_is_told_and_taken_once_it_is_free() {
 }
 
 #[tokio::test]
+async fn who_uses_the_gateway_is_listed_until_it_ends_and_then_where_its_time_went() {
+    let world = World::new(PATIENT).await;
+    let _agent = world.gate.connect("agent-1", echo);
+    world.add(json!({"name": "db", "url": "tcp://db.example:5432"})).await;
+    let mut client = world.served_client("db").await;
+    let open = world.listeners.streams(&world.environment, None, 10);
+    let [stream] = &open[..] else { panic!("one stream is open: {open:?}") };
+    assert_eq!((stream.destination.as_str(), stream.via.as_str()), ("db", "agent-1"));
+    assert_eq!(stream.client, client.local_addr().unwrap());
+    assert_eq!((stream.bytes_to_site, stream.bytes_to_client, stream.draining), (4, 4, false));
+    assert!(world.listeners.streams(&world.environment, Some(stream.id), 10).is_empty());
+
+    client.shutdown().await.unwrap();
+    read_all(&mut client).await.unwrap();
+    world.until(|world| !world.listeners.closed_streams(&world.environment).is_empty()).await;
+    let closed = world.listeners.closed_streams(&world.environment).remove(0);
+    assert_eq!((closed.id, closed.outcome), (Some(stream.id), ledger::Outcome::Finished));
+    assert_eq!((closed.bytes_to_site, closed.bytes_to_client), (4, 4));
+    assert!(closed.dial_ms.is_some() && closed.first_byte_ms >= closed.dial_ms, "{closed:?}");
+    assert!(world.listeners.streams(&world.environment, None, 10).is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_that_an_administrator_ends_is_reset() {
+    let world = World::new(PATIENT).await;
+    let _agent = world.gate.connect("agent-1", echo);
+    world.add(json!({"name": "db", "url": "tcp://db.example:5432"})).await;
+    let mut client = world.served_client("db").await;
+    let id = world.listeners.streams(&world.environment, None, 10)[0].id;
+    assert!(world.listeners.end_stream(&world.environment, id));
+    assert_eq!(read_all(&mut client).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    world.until(|world| !world.listeners.closed_streams(&world.environment).is_empty()).await;
+    let closed = world.listeners.closed_streams(&world.environment).remove(0);
+    assert_eq!((closed.reason.as_str(), closed.bytes_to_site), ("an administrator ended it", 4));
+    assert!(!world.listeners.end_stream(&world.environment, id));
+}
+
+#[tokio::test]
+async fn a_client_that_got_no_stream_is_remembered_with_the_reason() {
+    let world = World::new(Duration::from_millis(50)).await;
+    world.add(json!({"name": "db", "url": "tcp://db.example:5432"})).await;
+    let mut client = world.client("db").await;
+    assert!(read_all(&mut client).await.is_err());
+    world.until(|world| !world.listeners.closed_streams(&world.environment).is_empty()).await;
+    let closed = world.listeners.closed_streams(&world.environment).remove(0);
+    assert_eq!((closed.outcome, closed.id), (ledger::Outcome::Refused, None));
+    assert!(closed.reason.contains("no tunnel came up") && closed.parked_ms >= 50, "{closed:?}");
+    assert_eq!(world.listeners.traffic(&world.environment).refused, 1);
+}
+
+#[tokio::test]
 async fn a_test_opens_a_real_stream_and_says_through_whom() {
     let world = World::new(PATIENT).await;
     let db = stage::destination("db", "ssh://db.example:22");
