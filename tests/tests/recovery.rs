@@ -1,5 +1,6 @@
 //! A gateway group without a quorum is founded anew on an agent that survived: only then, only for what is
 //! typed out, under a higher generation; and who was called lost and comes back joins again by himself.
+#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::net::SocketAddr;
 use std::path::Path;

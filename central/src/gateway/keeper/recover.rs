@@ -117,7 +117,7 @@ impl Keeper {
         let away =
             away.filter_map(|seated| self.servers.get(&seated.agent)).map(|server| server.name.clone());
         let away: BTreeSet<Name> = away.collect();
-        for name in recovery.lost.difference(&away) {
+        if let Some(name) = recovery.lost.difference(&away).next() {
             return Err(match self.server(name) {
                 Some(_) => CommandError::NotLost(name.clone()),
                 None => CommandError::Unknown(name.clone()),
