@@ -1,6 +1,5 @@
 //! The failover drill: there and back under clients that never notice, a report that says how it went, and
 //! refusals where a drill would cost redundancy.
-#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //!
 //! Speeds are printed as `figure …`, beside the same speed without the nuisance in the same run. Asserted is what
 //! does not depend on the machine: that the others' bytes all arrive, and bounds on what is held.
-#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::fs;
 use std::net::SocketAddr;

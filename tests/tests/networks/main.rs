@@ -2,7 +2,7 @@
 //!
 //! Each fault has its number in docs/failover.md, and each test prints its figures as `figure F9 …`. Takes root.
 //! `NETWORK_LONG=1` adds those that need minutes.
-#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod talk;
 mod world;
