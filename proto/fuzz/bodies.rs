@@ -11,6 +11,7 @@ use proto::frame::Frame;
 use proto::mux::{
     Limits, Mux, MuxEvent, Open, ReadOutcome, Reset, ResetCode, Side, StreamError, StreamId, Transport,
 };
+use proto::websocket::{Decoder, HEADER_MAX_BYTES, Message, Outgoing, Role, WebSocketError};
 
 /// Bytes from a hostile peer: what can be read must be written the same, and a mux must survive it.
 pub(crate) fn frame(data: &[u8]) {
@@ -93,6 +94,54 @@ fn again<T: serde::Serialize + serde::de::DeserializeOwned>(data: &[u8]) {
     let said = serde_json::to_string(&heard).expect("what was read can be written");
     let heard_again: T = serde_json::from_str(&said).expect("what was written can be read");
     assert_eq!(serde_json::to_string(&heard_again).expect("and written"), said);
+}
+
+/// Bytes from a hostile peer as a websocket: whether they come at once or in pieces, the same is heard; what is heard
+/// is within its bound; and what one end says, the other understands. The first byte says how they come.
+pub(crate) fn websocket(data: &[u8]) {
+    let [how, data @ ..] = data else { return };
+    let role = if how & 1 == 0 { Role::Client } else { Role::Server };
+    let piece = usize::from(how >> 1) + 1;
+    let (mut at_once, mut in_pieces) = (Vec::new(), Vec::new());
+    let ends = [
+        hear(&mut Decoder::new(role, MESSAGE_MAX_BYTES), data.chunks(data.len().max(1)), &mut at_once),
+        hear(&mut Decoder::new(role, MESSAGE_MAX_BYTES), data.chunks(piece), &mut in_pieces),
+    ];
+    assert_eq!(at_once, in_pieces);
+    assert_eq!(ends[0], ends[1]);
+    for message in &at_once {
+        if let Message::Binary(bytes) = message {
+            assert!(bytes.len() <= MESSAGE_MAX_BYTES);
+        }
+    }
+
+    let other = if role == Role::Client { Role::Server } else { Role::Client };
+    let mut out = Outgoing::new(other);
+    out.message().extend_from_slice(&data[..data.len().min(MESSAGE_MAX_BYTES)]);
+    out.seal([*how, 1, 2, 3]);
+    let mut heard = Vec::new();
+    let end = hear(&mut Decoder::new(role, MESSAGE_MAX_BYTES), [out.chunk()].into_iter(), &mut heard);
+    assert_eq!(end, Ok(()));
+    let said = Bytes::copy_from_slice(&data[..data.len().min(MESSAGE_MAX_BYTES)]);
+    assert_eq!(heard, if said.is_empty() { vec![] } else { vec![Message::Binary(said)] });
+}
+
+const MESSAGE_MAX_BYTES: usize = 1000;
+
+fn hear<'a>(
+    decoder: &mut Decoder,
+    pieces: impl Iterator<Item = &'a [u8]>,
+    heard: &mut Vec<Message>,
+) -> Result<(), WebSocketError> {
+    let mut input = BytesMut::new();
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        while let Some(message) = decoder.decode(&mut input)? {
+            heard.push(message);
+        }
+        assert!(decoder.needed() <= MESSAGE_MAX_BYTES + HEADER_MAX_BYTES);
+    }
+    Ok(())
 }
 
 struct World {

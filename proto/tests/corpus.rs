@@ -29,6 +29,12 @@ fn the_resume_corpus_holds() -> std::io::Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_websocket_corpus_holds() -> std::io::Result<()> {
+    assert!(replay("websocket", bodies::websocket)? > 20);
+    Ok(())
+}
+
 /// How many inputs there were; a failing one is named.
 fn replay(target: &str, body: fn(&[u8])) -> std::io::Result<usize> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);

@@ -67,7 +67,11 @@ enum What {
     /// Memory of an idle central, active and standby
     Idle,
     /// Bulk speed and CPU cost, beside two-hop relays with TLS and without
-    Throughput,
+    Throughput {
+        /// What each transfer carries, all its streams together
+        #[arg(long, default_value_t = throughput::TOTAL_MIB)]
+        mebibytes: u64,
+    },
     /// Small requests: alone, in a crowd, beside bulk, and with a connection each
     Latency,
     /// Memory of a stream that nobody uses
@@ -95,13 +99,13 @@ impl What {
         match self {
             Self::Failover => failover::measure(or(50)).await,
             Self::Idle => idle::measure(or(3)).await,
-            Self::Throughput => throughput::measure(or(3), bare).await,
+            Self::Throughput { mebibytes } => throughput::measure(or(3), bare, mebibytes).await,
             Self::Latency => latency::measure(or(3), bare).await,
             Self::Crowd { streams } => crowd::measure(or(1), streams, bare).await,
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
                 all.extend(idle::measure(or(3)).await);
-                all.extend(throughput::measure(or(3), bare).await);
+                all.extend(throughput::measure(or(3), bare, throughput::TOTAL_MIB).await);
                 all.extend(latency::measure(or(3), bare).await);
                 all.extend(crowd::measure(or(1), STREAMS, bare).await);
                 all

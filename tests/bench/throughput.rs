@@ -9,14 +9,14 @@ use crate::stage::{Stage, Way};
 use crate::usage::cpu_seconds;
 
 const NAME: &str = "throughput";
-/// For each shape, all its streams together.
-const TOTAL_BYTES: u64 = 1 << 30;
+/// For each shape, all its streams together, where nothing else is said.
+pub(crate) const TOTAL_MIB: u64 = 1 << 10;
 
 const STREAMS: [usize; 3] = [1, 10, 100];
 const CPU_WANTED: f64 = 1.10;
 
 /// Speed and CPU cost of every way, and the gateway's as ratios of the TLS relay's.
-pub(crate) async fn measure(rounds: usize, bare: bool) -> Vec<Figure> {
+pub(crate) async fn measure(rounds: usize, bare: bool, total_mib: u64) -> Vec<Figure> {
     let stage = Stage::set(bare).await;
     let mut shapes: Vec<_> = STREAMS
         .into_iter()
@@ -25,7 +25,7 @@ pub(crate) async fn measure(rounds: usize, bare: bool) -> Vec<Figure> {
     for round in 1..=rounds {
         for shape in &mut shapes {
             for (way, samples) in stage.ways.iter().zip(&mut shape.samples) {
-                samples.push(carry(way, shape.streams, shape.direction).await);
+                samples.push(carry(way, shape.streams, shape.direction, total_mib << 20).await);
             }
             eprintln!("throughput {round}/{rounds}: {}", shape.last(&stage));
         }
@@ -39,8 +39,8 @@ struct Sample {
     cpu_seconds_per_gigabyte: f64,
 }
 
-async fn carry(way: &Way, streams: usize, direction: Direction) -> Sample {
-    let bytes_per_stream = TOTAL_BYTES / streams as u64;
+async fn carry(way: &Way, streams: usize, direction: Direction, total_bytes: u64) -> Sample {
+    let bytes_per_stream = total_bytes / streams as u64;
     let gigabytes = (bytes_per_stream * streams as u64) as f64 / 1e9;
     let cpu_before = cpu_seconds(&way.pids);
     let took = transfer(way.addr, direction, streams, bytes_per_stream).await;

@@ -38,3 +38,25 @@ fn one_round_of_failover_is_reported_as_one_json_document() {
     let targets = figures.iter().filter_map(|figure| figure["targets"].as_array()).map(Vec::len);
     assert_eq!(targets.collect::<Vec<_>>(), [2, 2]);
 }
+
+#[test]
+fn the_tunnel_alone_carries_bulk_and_holds_idle_streams_beside_the_relays() {
+    let figures = measured(&["throughput", "--bare", "--rounds", "1", "--mebibytes", "4"]);
+    for streams in ["1 stream", "10 streams", "100 streams"] {
+        for what in ["down, CPU, gateway to TLS relay", "up, speed, gateway to TLS relay", "up, tunnel alone"]
+        {
+            let name = format!("{streams} {what}");
+            assert!(figures.iter().any(|figure| figure["name"] == *name), "{name} is missing");
+        }
+    }
+    let figures = measured(&["crowd", "--bare", "--rounds", "1", "--streams", "200"]);
+    assert_eq!(figures.len(), 3);
+    assert!(figures.iter().all(|figure| figure["unit"] == "kB"), "{figures:?}");
+}
+
+fn measured(args: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["figures"].as_array().unwrap().clone()
+}

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces below this are copied. A message has at most 80 KiB, so memory held is at most five times the bytes
-/// queued, whatever a peer does.
+/// Pieces below this are copied. What a piece arrived in has at most 160 KiB (two messages of the largest kind), so
+/// memory held is at most ten times the bytes queued, whatever a peer does.
 const COPY_BELOW_BYTES: usize = 16 * 1024;
 /// A copied piece that has grown to this is closed, so that one frame can take it whole.
 const COPIED_MAX_BYTES: usize = 48 * 1024;

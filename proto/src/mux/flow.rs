@@ -15,8 +15,10 @@ pub const OPEN_CREDIT_BYTES: u64 = 16 * 1024;
 /// What each end may send in all before it has heard the tunnel's limit. Part of the wire format.
 pub const TUNNEL_CREDIT_BYTES: u64 = 1024 * 1024;
 
-/// Credit for one stream may be at most this part of what the tunnel has left.
+/// So many streams are always expected to come yet, when a new one is granted its first credit.
 const SHARE: u64 = 16;
+/// What a stream whose reader keeps up may have of what the tunnel has left: enough for one alone on a long line.
+const REFILL_SHARE: u64 = 4;
 
 /// The sending half: what was sent, what may be.
 #[derive(Clone, Debug)]
@@ -165,7 +167,7 @@ pub(super) fn first_grant(window: u64, tunnel_window: u64, streams: usize) -> u6
 
 /// What a stream whose reader keeps reading may have ahead of it.
 pub(super) fn refill_grant(window: u64, tunnel_window: u64, granted_to_others: u64) -> u64 {
-    let share = tunnel_window.saturating_sub(granted_to_others) / SHARE;
+    let share = tunnel_window.saturating_sub(granted_to_others) / REFILL_SHARE;
     window.min(share).max(OPEN_CREDIT_BYTES)
 }
 

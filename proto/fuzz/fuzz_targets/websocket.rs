@@ -1,0 +1,7 @@
+//! `cargo +nightly fuzz run websocket`
+#![no_main]
+
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::websocket(data));
