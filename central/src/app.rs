@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures},
     alerts::{Book, Dispatcher, Nudge},
+    audit::Audit,
     config::{Config, MetricsAccess},
     destination::Destinations,
     door::{self, Bounds},
@@ -204,8 +205,9 @@ impl App {
             store: store.clone(),
             gateways: gateways.clone(),
             data_plane: traffic,
-            api_tokens: ApiTokens::new(store, people.last_use().clone()),
+            api_tokens: ApiTokens::new(store.clone(), people.last_use().clone()),
             people,
+            audit: Audit::new(store),
             enrolment: enrolment.clone(),
             alert_rules: rules,
             alert_courier: courier,

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod alerts;
 pub mod app;
+pub mod audit;
 pub mod budgets;
 pub mod cidr;
 pub mod config;

@@ -88,8 +88,8 @@ pub(super) async fn create(
         return Err(Problem::forbidden(new.role, caller.role));
     }
     let by = Some(caller.who.to_string());
-    let (text, record) =
-        state.api_tokens.create(&caller.environment, new.role, new.name, new.ttl, by).await?;
+    let tokens = state.api_tokens.through(state.store_for(&caller));
+    let (text, record) = tokens.create(&caller.environment, new.role, new.name, new.ttl, by).await?;
     let made = format!("API token {} with the role {} was made", record.id, record.role);
     state.note(&caller, "api_token_made", made).await;
     Ok((
@@ -109,7 +109,7 @@ pub(super) async fn revoke(
     if token.role > caller.role {
         return Err(Problem::forbidden(token.role, caller.role));
     }
-    state.api_tokens.revoke(&token).await?;
+    state.api_tokens.through(state.store_for(&caller)).revoke(&token).await?;
     state.note(&caller, "api_token_revoked", format!("API token {} was revoked", token.id)).await;
     Ok(StatusCode::NO_CONTENT)
 }

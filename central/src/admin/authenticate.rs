@@ -12,13 +12,13 @@ use axum::{
 use time::OffsetDateTime;
 
 use super::{
-    AppState,
+    AppState, audit,
     client::session_of,
     problem::Problem,
     rights::{Caller, Needs, Who},
     same_origin::{self, From},
 };
-use crate::people::Secret;
+use crate::{audit::Trail, people::Secret};
 
 /// What stands in front of a route.
 #[derive(Clone)]
@@ -36,7 +36,8 @@ enum Proof<'a> {
 
 /// The layer in front of each route that needs a role, or wants to know who comes.
 pub(super) async fn at_gate(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    match gate.admit(request.method(), request.headers()).await {
+    let trail = request.extensions().get::<Trail>().cloned();
+    match gate.admit(request.method(), request.headers(), trail).await {
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
@@ -48,7 +49,12 @@ pub(super) async fn at_gate(State(gate): State<Gate>, mut request: Request, next
 }
 
 impl Gate {
-    async fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
+    async fn admit(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        trail: Option<Trail>,
+    ) -> Result<Option<Caller>, Problem> {
         let proof = proof(headers);
         let may_change = same_origin::may_change(method);
         match (&proof, same_origin::from(headers)) {
@@ -58,7 +64,11 @@ impl Gate {
             (Proof::Cookie(_), From::Nowhere) if may_change => return Err(Problem::cross_site()),
             (_, From::Elsewhere | From::Nowhere) => {}
         }
-        let caller = caller_by(&self.state, proof).await?;
+        let mut caller = caller_by(&self.state, proof).await?;
+        if let (Some(caller), Some(trail)) = (&mut caller, trail) {
+            audit::sign(&trail, caller);
+            caller.trail = Some(trail);
+        }
         let Needs::Role(needed) = self.needs else { return Ok(caller) };
         let caller = caller.ok_or_else(Problem::unauthenticated)?;
         if caller.role < needed {
@@ -85,6 +95,7 @@ async fn caller_by(state: &AppState, proof: Proof<'_>) -> Result<Option<Caller>,
                 environment: session.environment.clone(),
                 role: user.role,
                 who: Who::User(Box::new(session)),
+                trail: None,
             }))
         }
         Proof::None => Ok(None),

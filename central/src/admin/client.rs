@@ -8,7 +8,10 @@ use axum::{
 };
 use time::Duration;
 
-use crate::people::{Browser, Secret};
+use crate::{
+    audit::Trail,
+    people::{Browser, Secret},
+};
 
 /// The session cookie. `__Host-` makes browsers refuse one that another host or an unencrypted page set.
 pub const COOKIE: &str = "__Host-postern";
@@ -22,6 +25,8 @@ pub struct Client {
     pub browser: Browser,
     /// The session it brings, whatever that is worth.
     pub session: Option<Secret>,
+    /// Where what it does is noted.
+    pub trail: Option<Trail>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Client {
@@ -37,6 +42,7 @@ impl<S: Sync> FromRequestParts<S> for Client {
                 user_agent: user_agent.map(str::to_owned),
             },
             session: session_of(&parts.headers),
+            trail: parts.extensions.get::<Trail>().cloned(),
         })
     }
 }

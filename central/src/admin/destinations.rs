@@ -230,7 +230,7 @@ fn merge(target: &mut Value, patch: Value) {
 
 impl AppState {
     fn destinations(&self, caller: &Caller) -> Destinations {
-        Destinations::new(self.store.clone(), &caller.environment)
+        Destinations::new(self.store_for(caller), &caller.environment)
     }
 
     fn destination_tests(&self, caller: &Caller) -> TestRecords {

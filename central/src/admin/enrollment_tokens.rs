@@ -56,7 +56,8 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Answer<Created>), Problem> {
     let now = OffsetDateTime::now_utc();
     let ttl = new.ttl.unwrap_or(TTL_DEFAULT);
-    let (text, token) = state.enrolment.create_token(&caller.environment, new.name, ttl, now).await?;
+    let enrolment = state.enrolment.through(state.store_for(&caller));
+    let (text, token) = enrolment.create_token(&caller.environment, new.name, ttl, now).await?;
     let whom = token.name.as_ref().map_or_else(|| "any free name".to_owned(), Name::to_string);
     let made = format!("Enrolment token {} was made for {whom}", token.id);
     state.note(&caller, "enrollment_token_made", made).await;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   serve (TLS, bounds) ─► request (id, deadline, problems) ─► routes (who may) ─► one file a resource
-//!                                                               └ authenticate: token or session
+//!                                                               └ audit (who did what) ─► authenticate (token or session)
 //! ```
 //!
 //! Every answer is decided from the store's records and the gateway room's snapshots; this room
@@ -12,6 +12,7 @@ mod about;
 pub mod agents;
 mod alerts;
 mod api_tokens;
+mod audit;
 mod authenticate;
 pub mod client;
 pub mod data_plane;
@@ -61,6 +62,7 @@ use tracing::warn;
 
 use crate::{
     alerts::Nudge,
+    audit::Audit,
     drill::Conductors,
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
@@ -82,6 +84,7 @@ pub struct AppState {
     pub data_plane: Arc<dyn DataPlane>,
     pub api_tokens: ApiTokens,
     pub people: People,
+    pub audit: Audit,
     pub enrolment: Enrolment,
     /// Which addresses alerts may be sent to: the operator's word.
     pub alert_rules: alerting::AddressRules,

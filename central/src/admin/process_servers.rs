@@ -256,6 +256,6 @@ fn unknown(name: &Name) -> Problem {
 
 impl AppState {
     fn process_servers(&self, caller: &Caller) -> ProcessServers {
-        ProcessServers::new(self.store.clone(), &caller.environment)
+        ProcessServers::new(self.store_for(caller), &caller.environment)
     }
 }

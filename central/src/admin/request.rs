@@ -20,6 +20,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that a caller may choose.
 const CHOSEN_ID_BYTES_MAX: usize = 64;
 
+/// The same, for whoever handles the request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
 /// How long a request has, from its head to the head of its answer. Longer than the longest
 /// handler needs: testing a destination, [`crate::trace::TEST_TIMEOUT`].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
@@ -48,10 +52,11 @@ fn chosen(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The outermost layer.
-pub(super) async fn around(request: Request, next: Next) -> Response {
+pub(super) async fn around(mut request: Request, next: Next) -> Response {
     let serial = format!("{:016x}", rand::random::<u64>());
     let request_id = chosen(request.headers()).unwrap_or(&serial).to_owned();
     let (method, path) = (request.method().clone(), loggable(request.uri().path()));
+    request.extensions_mut().insert(RequestId(request_id.clone()));
     let started = Instant::now();
     // Ours beside it, never the caller's alone: an id that somebody else may choose proves nothing in a log.
     let span = info_span!("request", request_id, serial);

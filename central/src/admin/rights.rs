@@ -7,7 +7,7 @@ use proto::{EnvironmentName, Name};
 
 use super::problem::Problem;
 pub use crate::people::Role;
-use crate::people::Session;
+use crate::{audit::Trail, people::Session};
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Caller {
     pub environment: EnvironmentName,
     pub role: Role,
     pub who: Who,
+    /// Of a request that may change something: where that is noted.
+    pub trail: Option<Trail>,
 }
 
 /// As whom. Never holds a secret.

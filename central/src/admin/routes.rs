@@ -10,6 +10,7 @@ use axum::{
 
 use super::{
     API, AppState, alerts, api_tokens,
+    audit::{self, Noted},
     authenticate::{self, Gate},
     destinations, drills, enrollment_tokens, events, failovers, gateway, health, measure, meta, metrics,
     openapi,
@@ -19,7 +20,7 @@ use super::{
         Needs,
         Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
     },
-    sign_in, streams, users,
+    same_origin, sign_in, streams, users,
 };
 use crate::ui;
 
@@ -47,6 +48,9 @@ pub fn table() -> Vec<Route> {
         put("/session/password", Viewer, sign_in::change_password),
         get("/sessions", Viewer, users::own_sessions),
         delete("/sessions/{id}", Viewer, users::end_own_session),
+        get("/audit", Administrator, audit::list),
+        get("/audit/head", Administrator, audit::head),
+        get("/audit/export", Administrator, audit::export),
         get("/users", Administrator, users::list),
         post("/users", Administrator, users::create),
         get("/users/{name}", Administrator, users::show),
@@ -121,7 +125,12 @@ fn api_router(state: AppState) -> Router {
             }
             _ => route.handler,
         };
-        let handler = handler.route_layer(from_fn_with_state(gate, authenticate::at_gate));
+        let mut handler = handler.route_layer(from_fn_with_state(gate, authenticate::at_gate));
+        // In front of it: refusals are noted too.
+        if same_origin::may_change(&route.method) {
+            let noted = Noted { state: state.clone(), path: route.path.clone() };
+            handler = handler.route_layer(from_fn_with_state(noted, audit::note));
+        }
         router = router.route(&route.path, handler);
     }
     router

@@ -8,6 +8,7 @@ use axum::{
 };
 use proto::{EnvironmentName, Name};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::OffsetDateTime;
 use tracing::info;
 use utoipa::ToSchema;
@@ -89,8 +90,16 @@ pub async fn sign_in(state: &AppState, client: &Client, given: Credentials) -> R
         None => state.only_environment()?,
     };
     let now = OffsetDateTime::now_utc();
+    // Only a name that somebody has is noted: in the wrong field people type passwords too.
+    if let (Some(trail), Ok(name)) = (&client.trail, given.name.trim().parse::<Name>())
+        && let Some(user) = state.people.user(&environment, &name).await?
+    {
+        let who = json!({ "kind": "nobody", "name": user.value.name });
+        trail.by(&environment, who, format!("claims/{}", user.key));
+    }
     let signed_in =
         state.people.sign_in(&environment, &given.name, &given.password, &client.browser, now).await?;
+    note_user(client, &signed_in);
     end_old_session(state, client, now).await?;
     info!(user = %signed_in.session.user, session = signed_in.session.id, from = ?client.browser.from, "Signed in");
     Ok(SignedIn(signed_in))
@@ -108,7 +117,16 @@ pub async fn set_up(state: &AppState, client: &Client, given: SetUp) -> Result<S
         .parse()
         .map_err(|error: proto::ids::NameError| Problem::field("name", error.to_string()))?;
     let now = OffsetDateTime::now_utc();
-    let signed_in = state.people.set_up(&secret, name, given.password, &client.browser, now).await?;
+    let people = match &client.trail {
+        Some(trail) => {
+            if let Some(environment) = state.people.set_up_link(&secret, now).await? {
+                trail.by(&environment, json!({ "kind": "setup_link" }), "setup_link".into());
+            }
+            state.people.through(trail.store())
+        }
+        None => state.people.clone(),
+    };
+    let signed_in = people.set_up(&secret, name, given.password, &client.browser, now).await?;
     info!(user = %signed_in.session.user, from = ?client.browser.from, "The first Cloud Administrator was made");
     Ok(SignedIn(signed_in))
 }
@@ -128,7 +146,7 @@ pub async fn set_up_open(state: &AppState, secret: &str) -> Result<Option<Enviro
 pub async fn sign_out(state: &AppState, caller: &Caller) -> Result<HeaderValue, Problem> {
     let session = caller.who.session().ok_or_else(not_a_session)?;
     let ours = |other: &people::Session| other.id == session.id;
-    state.people.end_sessions(&caller.environment, &session.user, ours).await?;
+    state.people_for(caller).end_sessions(&caller.environment, &session.user, ours).await?;
     Ok(no_cookie())
 }
 
@@ -245,7 +263,8 @@ pub async fn change_own_password(
 ) -> Result<SignedIn, Problem> {
     let session = caller.who.session().ok_or_else(not_a_session)?;
     let now = OffsetDateTime::now_utc();
-    let changed = state.people.change_own_password(session, current, new, &client.browser, now).await;
+    let changed =
+        state.people_for(caller).change_own_password(session, current, new, &client.browser, now).await;
     changed.map(SignedIn).map_err(|error| match error {
         PeopleError::WrongPassword => Problem::field("current", error.to_string()),
         PeopleError::Weak(weak) => Problem::field("new", weak.to_string()),
@@ -290,6 +309,15 @@ pub(super) async fn once(
     let signed_in = state.people.sign_in_once(&secret, &client.browser, now).await?;
     end_old_session(&state, &client, now).await?;
     Ok(SignedIn(signed_in).redirect(None))
+}
+
+/// Whoever signs in is known only once it is done.
+fn note_user(client: &Client, signed_in: &people::SignedIn) {
+    if let Some(trail) = &client.trail {
+        let session = &signed_in.session;
+        let who = json!({ "kind": "user", "name": session.user, "session": session.id });
+        trail.by(&session.environment, who, format!("user/{}", session.user));
+    }
 }
 
 async fn end_old_session(state: &AppState, client: &Client, now: OffsetDateTime) -> Result<(), Problem> {

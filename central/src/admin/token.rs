@@ -87,6 +87,12 @@ impl ApiTokens {
         Self { store, last_use }
     }
 
+    /// The same tokens, their changes by way of `store`.
+    #[must_use]
+    pub fn through(&self, store: SharedStore) -> Self {
+        Self { store, ..self.clone() }
+    }
+
     /// When a token was last used, to the minute.
     pub async fn last_used(&self, token: &TokenRecord) -> Result<Option<OffsetDateTime>, StoreError> {
         self.last_use.of(&use_key(&token.id)).await
@@ -144,7 +150,7 @@ impl ApiTokens {
         }
         self.last_use.note(&use_key(&record.id), now);
         let who = Who::Token { id: record.id, name: record.name };
-        Ok(Some(Caller { environment: record.environment, role: record.role, who }))
+        Ok(Some(Caller { environment: record.environment, role: record.role, who, trail: None }))
     }
 
     /// The Environment's tokens, newest last.
@@ -210,7 +216,7 @@ mod tests {
         let caller = tokens.verify(text.reveal()).await.unwrap().unwrap();
         assert_eq!(tokens.last_used(&record).await.unwrap().map(|at| at >= record.created_at), Some(true));
         let who = Who::Token { id: record.id, name: None };
-        assert_eq!(caller, Caller { environment: env("prod"), role: Role::Operator, who });
+        assert_eq!(caller, Caller { environment: env("prod"), role: Role::Operator, who, trail: None });
     }
 
     #[tokio::test]

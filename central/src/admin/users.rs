@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
     rights::{Caller, Role},
 };
-use crate::people::{NewUser, Password, PeopleError, Session, SessionView, User, UserChange};
+use crate::people::{NewUser, Password, People, PeopleError, Session, SessionView, User, UserChange};
 
 /// A user, without anything that helps to become that user.
 #[derive(Debug, Serialize, ToSchema)]
@@ -100,7 +100,7 @@ pub(super) async fn create(
     let NewUserRequest { name, role, password } = new;
     let new = NewUser { name, role, password: Some(password) };
     let now = OffsetDateTime::now_utc();
-    let user = state.people.create_user(&caller.environment, new, caller.role, now).await?;
+    let user = state.people_for(&caller).create_user(&caller.environment, new, caller.role, now).await?;
     state.note(&caller, "user_made", format!("User {} was made, {}", user.name, user.role)).await;
     Ok((StatusCode::CREATED, answer(&state, &caller, user).await?))
 }
@@ -137,8 +137,11 @@ pub(super) async fn change(
     let Change { role, disabled, password } = change;
     let change = UserChange { role, disabled, password };
     let now = OffsetDateTime::now_utc();
-    let user =
-        state.people.change_user(&caller.environment, &name, change, caller.role, None, now).await?.value;
+    let user = state
+        .people_for(&caller)
+        .change_user(&caller.environment, &name, change, caller.role, None, now)
+        .await?
+        .value;
     let state_now = if user.disabled { ", disabled" } else { "" };
     state
         .note(&caller, "user_changed", format!("User {} was changed: {}{state_now}", user.name, user.role))
@@ -151,7 +154,10 @@ pub(super) async fn remove(
     caller: Caller,
     Named(name): Named,
 ) -> Result<StatusCode, Problem> {
-    state.people.remove_user(&caller.environment, &name, caller.role, OffsetDateTime::now_utc()).await?;
+    state
+        .people_for(&caller)
+        .remove_user(&caller.environment, &name, caller.role, OffsetDateTime::now_utc())
+        .await?;
     state.note(&caller, "user_removed", format!("User {name} was removed")).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -191,7 +197,7 @@ pub(super) async fn end_sessions(
     Named(name): Named,
 ) -> Result<StatusCode, Problem> {
     let user = within_rights(&state, &caller, &name).await?;
-    state.people.end_sessions(&caller.environment, &user.name, |_| true).await?;
+    state.people_for(&caller).end_sessions(&caller.environment, &user.name, |_| true).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -244,7 +250,8 @@ async fn sessions_of(
 }
 
 async fn end_one(state: &AppState, caller: &Caller, user: &Name, id: &str) -> Result<StatusCode, Problem> {
-    let ended = state.people.end_sessions(&caller.environment, user, |session| session.id == id).await?;
+    let ended =
+        state.people_for(caller).end_sessions(&caller.environment, user, |session| session.id == id).await?;
     if ended == 0 { Err(no_session(id)) } else { Ok(StatusCode::NO_CONTENT) }
 }
 
@@ -269,6 +276,13 @@ async fn within_rights(state: &AppState, caller: &Caller, name: &Name) -> Result
 
 fn no_session(id: &str) -> Problem {
     Problem::not_found("session_not_found", format!("no session has the id {id:?}, or it is over"))
+}
+
+impl AppState {
+    /// The people, for what this caller does to them.
+    pub(super) fn people_for(&self, caller: &Caller) -> People {
+        self.people.through(self.store_for(caller))
+    }
 }
 
 impl From<PeopleError> for Problem {

@@ -17,4 +17,4 @@ mod settings;
 
 pub use book::{ALERTS_AT_ONCE, Book, EVENTS_AT_ONCE};
 pub use dispatch::{Dispatcher, Nudge};
-pub use settings::{Maintenance, Settings, SettingsError};
+pub use settings::{Maintenance, Settings, SettingsError, settings_shown};

@@ -129,6 +129,16 @@ impl Settings {
     }
 }
 
+/// Settings as they are stored, secrets hidden: for the audit.
+pub fn settings_shown(stored: &serde_json::Value) -> serde_json::Value {
+    let Ok(Record { alerts, maintenance }) = serde_json::from_value(stored.clone()) else {
+        return "settings that this version of central cannot read".into();
+    };
+    let told =
+        Alerts::from_stored(alerts).ok().and_then(|alerts| serde_json::to_value(alerts.document()).ok());
+    serde_json::json!({ "alerts": told, "maintenance": maintenance })
+}
+
 impl From<StoreError> for SettingsError {
     fn from(error: StoreError) -> Self {
         match error {

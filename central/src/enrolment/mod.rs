@@ -138,6 +138,12 @@ impl Enrolment {
         Self { store, ca }
     }
 
+    /// The same, its changes by way of `store`.
+    #[must_use]
+    pub fn through(&self, store: SharedStore) -> Self {
+        Self { store, ..self.clone() }
+    }
+
     pub fn ca(&self) -> &Arc<Ca> {
         &self.ca
     }

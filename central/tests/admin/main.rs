@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests may panic: that is how they fail")]
 
 mod alerts;
+mod audit;
 mod destinations;
 mod enrolment;
 mod events;

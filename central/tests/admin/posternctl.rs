@@ -168,6 +168,68 @@ async fn a_follower_prints_what_was_and_what_comes() {
     follower.kill().await.unwrap();
 }
 
+#[tokio::test]
+async fn people_are_made_changed_and_signed_out() {
+    let world = World::start(Role::CloudAdministrator).await;
+    let file = world.folder.path().join("password");
+    std::fs::write(&file, "correct horse battery\n").unwrap();
+    let file = file.display();
+    let made = world.run(&format!("users create anna --role viewer --password-file {file}")).await;
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(!made.out.contains("battery") && !made.err.contains("battery"));
+    assert_eq!(world.run("users change anna --role operator").await.code, 0);
+    let list = world.run("users list").await;
+    assert!(list.out.contains("anna") && list.out.contains("operator"), "{list:?}");
+    assert_eq!(world.run("users change anna").await.code, 2);
+    assert_eq!(world.run("users change anna --disable --enable").await.code, 2);
+    assert_eq!(world.run("users sign-out anna").await.code, 0);
+    assert_eq!(world.run("users remove anna").await.code, 0);
+    let gone = world.run("users show anna").await;
+    assert_eq!(gone.code, 1);
+    assert!(gone.err.contains("no user is named anna"), "{gone:?}");
+}
+
+#[tokio::test]
+async fn the_audit_is_read_exported_and_checked() {
+    let world = World::start(Role::Administrator).await;
+    for name in ["db-1", "db-2", "db-3"] {
+        assert_eq!(world.run(&format!("destinations add {name} tcp://10.0.0.1:1")).await.code, 0);
+    }
+    let shown = world.run("audit").await;
+    assert_eq!((shown.code, shown.out.lines().count()), (0, 3), "{shown:?}");
+    assert!(shown.out.contains("destinations.create db-2  done"), "{shown:?}");
+
+    let file = world.folder.path().join("audit.jsonl");
+    let path = file.display().to_string();
+    let exported = world.run(&format!("audit --export {path}")).await;
+    assert_eq!(exported.code, 0, "{exported:?}");
+    let head = exported.out.trim().to_owned();
+    assert!(head.starts_with("3:"), "{exported:?}");
+    let online = world.run(&format!("audit --verify --head {head}")).await;
+    assert_eq!((online.code, online.out.trim()), (0, head.as_str()), "{online:?}");
+
+    // From here on without the server.
+    let offline = async |words: &str| world.run(&format!("--server https://127.0.0.1:1 {words}")).await;
+    assert_eq!(offline(&format!("audit --verify {path} --head {head}")).await.code, 0);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, whole.replace("db-2", "db-X")).unwrap();
+    let tampered = offline(&format!("audit --verify {path}")).await;
+    assert_eq!((tampered.code, tampered.out.as_str()), (1, ""));
+    assert!(tampered.err.contains("record 2 was changed"), "{tampered:?}");
+    let without_end: String = whole.lines().take(3).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&file, without_end).unwrap();
+    assert_eq!(offline(&format!("audit --verify {path}")).await.code, 1);
+    let cut = offline(&format!("audit --verify {path} --head {head}")).await;
+    assert!(cut.err.contains("record 3 is missing"), "{cut:?}");
+
+    world.stage.damage("audit", |record| record["target"] = "nothing".into()).await;
+    let rewritten = world.run("audit --verify").await;
+    assert_eq!(rewritten.code, 1);
+    assert!(rewritten.err.contains("record 1 was changed"), "{rewritten:?}");
+    assert_eq!(world.run("audit --verify /nonexistent").await.code, 2);
+    assert_eq!(world.run("audit --head nonsense").await.code, 2);
+}
+
 /// A limit on waiting for what must happen; not a measure.
 const SOON: Duration = Duration::from_secs(60);
 

@@ -1,17 +1,25 @@
 //! Every route of the table, with every role and without one.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{Method, Request, StatusCode},
 };
-use central::admin::{
-    Role,
-    rights::Needs,
-    routes::{Route, table},
+use central::{
+    admin::{
+        Role,
+        rights::Needs,
+        routes::{Route, table},
+    },
+    people::{Browser, NewUser},
+    store::Owner,
 };
+use proto::Name;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
-use crate::stage::Stage;
+use crate::stage::{Reply, Stage, environment, name};
 
 #[tokio::test]
 async fn each_route_opens_to_the_roles_of_the_table_and_to_no_other() {
@@ -53,6 +61,84 @@ async fn without_a_valid_token_only_the_open_routes_answer() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn each_route_opens_to_a_session_of_the_roles_of_the_table_and_to_no_other() {
+    let stage = Stage::new();
+    for role in Role::ALL {
+        let user = name(&format!("user-{}", role as u8));
+        for route in table() {
+            let Needs::Role(needed) = route.needs else { continue };
+            // A new one each time: some routes end it.
+            let session = stage.session(&user, role).await;
+            let reply =
+                with(&stage, &route, &[("cookie", &session), ("sec-fetch-site", "same-origin")]).await;
+            let line = format!("{} {} as {role}: {reply:?}", route.method, route.path);
+            assert_ne!(reply.status, StatusCode::UNAUTHORIZED, "{line}");
+            assert_eq!(role < needed, reply.code() == "forbidden", "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_expired_revoked_or_ended_opens_nothing() {
+    let stage = Stage::new();
+    let tokens = &stage.state.api_tokens;
+    let role = Role::CloudAdministrator;
+    let expired = tokens.create(&environment(), role, None, Some(Duration::ZERO), None).await.unwrap().0;
+    let (revoked, record) = tokens.create(&environment(), role, None, None, None).await.unwrap();
+    tokens.revoke(&record).await.unwrap();
+    let ended = stage.session(&name("anna"), role).await;
+    stage.state.people.end_sessions(&environment(), &name("anna"), |_| true).await.unwrap();
+    let [expired, revoked] = [expired, revoked].map(|token| format!("Bearer {}", token.reveal()));
+    for route in table() {
+        let Needs::Role(_) = route.needs else { continue };
+        for header in [("authorization", expired.as_str()), ("authorization", &revoked), ("cookie", &ended)] {
+            let reply = with(&stage, &route, &[header, ("sec-fetch-site", "same-origin")]).await;
+            let line = format!("{} {} with {header:?}: {reply:?}", route.method, route.path);
+            assert_eq!((reply.status, reply.code()), (StatusCode::UNAUTHORIZED, "unauthenticated"), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_changes_nothing_for_another_site() {
+    let stage = Stage::new();
+    let session = stage.session(&name("anna"), Role::CloudAdministrator).await;
+    for route in table() {
+        let Needs::Role(_) = route.needs else { continue };
+        let reply = with(&stage, &route, &[("cookie", &session), ("sec-fetch-site", "cross-site")]).await;
+        let line = format!("{} {}: {reply:?}", route.method, route.path);
+        // Reading is harmless: no other site can read the answer.
+        assert_eq!(route.method != Method::GET, reply.code() == "cross_site", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn another_environments_token_neither_sees_nor_changes_anything() {
+    let stage = Stage::new();
+    let (ours, mark) = (Role::CloudAdministrator, "marker-7");
+    stage.connect(mark).await;
+    stage.session(&name(mark), ours).await;
+    let destination = json!({"name": mark, "url": "tcp://10.0.0.1:1"});
+    let made = stage.ask(ours, Method::POST, "/api/v1/destinations", destination).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let before = stage.records().await;
+    let theirs = stage.state.api_tokens.create(&name("other"), ours, None, None, None).await.unwrap().0;
+    let theirs = format!("Bearer {}", theirs.reveal());
+    for mut route in table() {
+        route.path = route.path.replace("{name}", mark);
+        let reply = with(&stage, &route, &[("authorization", &theirs)]).await;
+        let line = format!("{} {}: {reply:?}", route.method, route.path);
+        if route.method == Method::GET {
+            let seen = reply.body.to_string().replace(&route.path, "");
+            assert!(reply.status == StatusCode::NOT_FOUND || !seen.contains(mark), "{line}");
+        } else if route.path.contains(mark) {
+            assert!(!reply.status.is_success(), "{line}");
+        }
+    }
+    assert_eq!(stage.records().await, before);
 }
 
 #[tokio::test]
@@ -143,6 +229,44 @@ async fn a_body_that_is_too_large_or_no_json_is_refused() {
     );
     let bad = switch(r#"{"to":"no name"}"#.into(), json).await;
     assert_eq!(bad.body["errors"][0]["field"], "to");
+}
+
+/// Calls a route with these headers.
+async fn with(stage: &Stage, route: &Route, headers: &[(&str, &str)]) -> Reply {
+    let mut request = Request::builder().method(route.method.clone()).uri(path_of(route));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    stage.send(request.body(Body::empty()).unwrap()).await
+}
+
+impl Stage {
+    /// The cookie of somebody who has just signed in, as this role.
+    async fn session(&self, user: &Name, role: Role) -> String {
+        let people = &self.state.people;
+        if people.user(&environment(), user).await.unwrap().is_none() {
+            let new = NewUser { name: user.clone(), role, password: None };
+            let now = OffsetDateTime::now_utc();
+            people.create_user(&environment(), new, Role::CloudAdministrator, now).await.unwrap();
+        }
+        let now = OffsetDateTime::now_utc();
+        let link = people.sign_in_link(&environment(), user, now).await.unwrap();
+        let signed_in = people.sign_in_once(&link, &Browser::default(), now).await.unwrap();
+        format!("__Host-postern={}", signed_in.secret.reveal())
+    }
+
+    /// What this Environment has, without what merely notes that somebody asked.
+    async fn records(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for collection in ["destinations", "process_servers", "users", "alert_settings", "gateway_group"] {
+            for record in
+                self.state.store.scan(&Owner::from(&environment()), collection, None, 100).await.unwrap()
+            {
+                all.push(format!("{collection} {record:?}"));
+            }
+        }
+        all
+    }
 }
 
 /// The route's path with its parameter filled in.

@@ -20,6 +20,7 @@ use central::{
         follow::Following,
         measure::Measures,
     },
+    audit::Audit,
     destination::Destination,
     enrolment::{Ca, Enrolment},
     gateway::{
@@ -112,6 +113,7 @@ impl Stage {
             data_plane: data_plane.clone(),
             api_tokens: ApiTokens::new(store.clone(), people.last_use().clone()),
             people,
+            audit: Audit::new(store.clone()),
             enrolment: Enrolment::new(store, Arc::new(ca)),
             alert_rules: rules.clone(),
             alert_courier: Courier::new(rules),

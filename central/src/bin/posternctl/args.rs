@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use central::audit::Anchor;
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use proto::Name;
 
@@ -86,6 +87,11 @@ pub(crate) enum Command {
     Alerts(Alerts),
     /// What happened, oldest first.
     Events(Events),
+    /// People who may sign in.
+    #[command(subcommand)]
+    Users(Users),
+    /// Who did what, and whether that log is whole.
+    Audit(Audit),
     /// API tokens, such as the one posternctl itself uses.
     #[command(subcommand)]
     Tokens(Tokens),
@@ -277,6 +283,71 @@ pub(crate) struct Events {
     /// At most this many; without --after, the newest.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Users {
+    /// Lists them all.
+    List,
+    /// Shows one.
+    Show { name: Name },
+    /// Makes one, with a role no higher than your own.
+    Create {
+        name: Name,
+        #[arg(long)]
+        role: Role,
+        /// A file holding the password, 12 characters at least; '-' reads it from stdin.
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Changes one. A new role or password ends that user's sessions.
+    Change {
+        name: Name,
+        #[arg(long)]
+        role: Option<Role>,
+        /// A file holding the new password; '-' reads it from stdin.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Signs the user out, and in no more.
+        #[arg(long, conflicts_with = "enable")]
+        disable: bool,
+        /// Lets the user sign in again.
+        #[arg(long)]
+        enable: bool,
+    },
+    /// Removes one and ends the sessions.
+    Remove { name: Name },
+    /// Where a user is signed in.
+    Sessions { name: Name },
+    /// Ends a user's sessions, or one of them.
+    SignOut {
+        name: Name,
+        /// Only this one, as `users sessions` lists it.
+        #[arg(long, value_name = "ID")]
+        session: Option<Name>,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Audit {
+    /// Goes on printing what is done, until interrupted.
+    #[arg(long, conflicts_with_all = ["export", "verify"])]
+    pub(crate) follow: bool,
+    /// Only records with a larger number than this.
+    #[arg(long, value_name = "SEQ", conflicts_with_all = ["export", "verify"])]
+    pub(crate) after: Option<u64>,
+    /// At most this many; without --after, the newest.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// Writes the whole log into a new file, one JSON record a line, and checks it on the way.
+    #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+    pub(crate) export: Option<PathBuf>,
+    /// Checks the chain: the server's, or, without asking anybody, that of an exported file.
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub(crate) verify: Option<Option<PathBuf>>,
+    /// A head you kept, as --verify prints it: the log must pass through it.
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub(crate) head: Option<Anchor>,
 }
 
 #[derive(Debug, Subcommand)]

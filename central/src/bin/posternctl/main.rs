@@ -6,6 +6,7 @@
 mod advice;
 mod alerts;
 mod args;
+mod audit;
 mod client;
 mod destinations;
 mod drills;
@@ -24,6 +25,7 @@ mod stream;
 mod streams;
 mod tokens;
 mod trial;
+mod users;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,12 @@ async fn run(args: Args) -> Result<(), Failure> {
     match &args.command {
         Command::Completion { shell } => return paper::completion(*shell),
         Command::Man { dir } => return paper::man(dir),
+        Command::Audit(options) => {
+            // A file is checked without anybody's help.
+            if let Some(Some(file)) = &options.verify {
+                return audit::verify_file(file, options, &mut screen);
+            }
+        }
         _ => {}
     }
     let client = Client::new(&args.connection)?;
@@ -67,6 +75,8 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Enrollment(command) => enrollment::run(command, &client, &mut screen).await,
         Command::Alerts(command) => alerts::run(command, &client, &mut screen).await,
         Command::Events(options) => events::run(options, &client, &mut screen).await,
+        Command::Users(command) => users::run(command, &client, &mut screen).await,
+        Command::Audit(options) => audit::run(options, &client, &mut screen).await,
         Command::Tokens(command) => tokens::run(command, &client, &mut screen).await,
         Command::Raft(command) => raft::run(command, &client, &mut screen).await,
     }

@@ -11,8 +11,13 @@ use crate::failure::Failure;
 /// A token is short; a larger file is some other file.
 const SECRET_BYTES_MAX: u64 = 4096;
 
-/// Reads a secret from `path`, or from stdin for `-`. White space around it does not count.
+/// Reads a token from `path`, or from stdin for `-`. White space around it does not count.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    read_secret(path, "token")
+}
+
+/// The same for any secret; `what` it is.
+pub(crate) fn read_secret(path: &Path, what: &str) -> Result<String, Failure> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
         io::stdin().lock().take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)
@@ -21,13 +26,13 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     };
     let from = path.display();
     match read {
-        Err(error) => Err(Failure::Usage(format!("cannot read the token file {from}: {error}"))),
+        Err(error) => Err(Failure::Usage(format!("cannot read the {what} file {from}: {error}"))),
         Ok(bytes) if bytes as u64 > SECRET_BYTES_MAX => Err(Failure::Usage(format!(
-            "{from} is no token file: it is larger than {SECRET_BYTES_MAX} bytes"
+            "{from} is no {what} file: it is larger than {SECRET_BYTES_MAX} bytes"
         ))),
         Ok(_) => match text.trim() {
-            "" => Err(Failure::Usage(format!("the token file {from} is empty"))),
-            token => Ok(token.to_owned()),
+            "" => Err(Failure::Usage(format!("the {what} file {from} is empty"))),
+            secret => Ok(secret.to_owned()),
         },
     }
 }

@@ -19,6 +19,8 @@ struct ApiToken {
     role: String,
     created_at: String,
     expires_at: Option<String>,
+    created_by: Option<String>,
+    last_used: Option<String>,
 }
 
 /// A fresh token: the only time its secret is seen.
@@ -39,9 +41,11 @@ pub(crate) async fn run(command: Tokens, client: &Client, screen: &mut Screen) -
             }
             let tokens: Vec<ApiToken> = read(&answer)?;
             Ok(screen.rows(
-                ["ID", "NAME", "ROLE", "CREATED", "EXPIRES"],
+                ["ID", "NAME", "ROLE", "CREATED", "BY", "EXPIRES", "LAST USED"],
                 tokens.into_iter().map(|token| {
-                    [token.id, or_dash(token.name), token.role, token.created_at, or_dash(token.expires_at)]
+                    let ApiToken { id, name, role, created_at, expires_at, created_by, last_used } = token;
+                    let [name, by, expires, used] = [name, created_by, expires_at, last_used].map(or_dash);
+                    [id, name, role, created_at, by, expires, used]
                 }),
                 "No API token.",
             )?)
