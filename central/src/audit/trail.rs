@@ -124,16 +124,16 @@ impl Trail {
             let state = self.state();
             (state.written, format!("{}/{}", state.environment, state.whom))
         };
-        let left_out = match outcome {
+        let suppressed = match outcome {
             Outcome::Done if written => return,
             Outcome::Done => 0,
             Outcome::Refused | Outcome::Failed => {
                 let mut refusals = self.0.audit.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(left_out) = refusals.record(&whom, Instant::now()) else { return };
-                left_out
+                let Some(suppressed) = refusals.record(&whom, Instant::now()) else { return };
+                suppressed
             }
         };
-        let answer = Answer { outcome, status: Some(status), code: code.map(str::to_owned), left_out };
+        let answer = Answer { outcome, status: Some(status), code: code.map(str::to_owned), suppressed };
         let record = self.record(&Change::default(), &answer);
         if let Err(error) = self.log().append(&record, &Transaction::new()).await {
             error!(%error, %record, "A request could not be written into the audit log");
@@ -162,7 +162,7 @@ impl Trail {
             "status": answer.status,
             "code": answer.code,
             "request_id": request_id,
-            "left_out": answer.left_out,
+            "suppressed": answer.suppressed,
         })
     }
 
@@ -191,7 +191,7 @@ struct Answer {
     outcome: Outcome,
     status: Option<u16>,
     code: Option<String>,
-    left_out: u64,
+    suppressed: u64,
 }
 
 /// The store, with a record beside the first commit. What else the request writes is part of the same action.
@@ -222,7 +222,7 @@ impl Store for TrailStore {
         }
         let change = shown::change_of(&*self.inner, &transaction).await?;
         // What the answer will be is not known yet; that the change is written is.
-        let answer = Answer { outcome: Outcome::Done, status: None, code: None, left_out: 0 };
+        let answer = Answer { outcome: Outcome::Done, status: None, code: None, suppressed: 0 };
         let record = self.trail.record(&change, &answer);
         let revision = self.trail.log().append(&record, &transaction).await?;
         self.trail.state().written = true;

@@ -218,3 +218,71 @@ fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(USER_AGENT_BYTES_MAX));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    const MINUTE: time::Duration = time::Duration::MINUTE;
+
+    #[tokio::test]
+    async fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+        let sessions = sessions();
+        let idle = begin(&sessions, then()).await;
+        assert!(sessions.find(&idle, then() + 29 * MINUTE).await.unwrap().is_some());
+        assert!(sessions.find(&idle, then() + 58 * MINUTE).await.unwrap().is_some(), "that was a use");
+        assert!(sessions.find(&idle, then() + 89 * MINUTE).await.unwrap().is_none());
+        let busy = begin(&sessions, then()).await;
+        for use_number in 0..48 {
+            assert!(sessions.find(&busy, then() + use_number * 15 * MINUTE).await.unwrap().is_some());
+        }
+        assert!(sessions.find(&busy, then() + 12 * 60 * MINUTE).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_ended_by_itself_is_cleared_away() {
+        let sessions = sessions();
+        for _ in 0..3 {
+            begin(&sessions, then()).await;
+        }
+        let living = begin(&sessions, then() + 40 * MINUTE).await;
+        sessions.clear(then() + 41 * MINUTE).await.unwrap();
+        assert_eq!(SESSIONS.all(&*sessions.store, &Owner::Central).await.unwrap().len(), 1);
+        assert!(sessions.find(&living, then() + 41 * MINUTE).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_makes_room() {
+        let sessions = sessions();
+        let mut secrets = Vec::new();
+        for n in 0..=i32::try_from(SESSIONS_PER_USER_MAX).unwrap() {
+            secrets.push(begin(&sessions, then() + n * time::Duration::SECOND).await);
+        }
+        let mut living = Vec::new();
+        for secret in &secrets {
+            living.push(sessions.find(secret, then() + MINUTE).await.unwrap().is_some());
+        }
+        assert_eq!(living.iter().filter(|lives| **lives).count(), SESSIONS_PER_USER_MAX);
+        assert!(!living[0]);
+    }
+
+    async fn begin(sessions: &Sessions, now: OffsetDateTime) -> Secret {
+        let (environment, user) = ("default".parse().unwrap(), "anna".parse().unwrap());
+        let begun = sessions.begin(&environment, &user, &Browser::default(), now).await.unwrap();
+        let (secret, _, writes) = begun;
+        sessions.store.commit(writes.into_iter().fold(Transaction::new(), Transaction::with)).await.unwrap();
+        secret
+    }
+
+    fn sessions() -> Sessions {
+        let store: SharedStore = Arc::new(MemoryStore::default());
+        Sessions::new(store.clone(), LastUse::new(store), SessionLimits::default())
+    }
+
+    fn then() -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000)
+    }
+}

@@ -111,9 +111,8 @@ impl People {
         let user = User { password, sessions_since: now, ..proved.value.clone() };
         let (signed_in, writes) = self.beginning(&user, environment, browser, now).await?;
         self.decide(environment, |_| {
-            let mut writes = writes.clone();
-            writes.push(USERS.put(&environment.into(), &proved.key, proved.unchanged(), &user)?);
-            Ok((writes, ()))
+            let put = USERS.put(&environment.into(), &proved.key, proved.unchanged(), &user)?;
+            Ok((std::iter::once(put).chain(writes.clone()).collect(), ()))
         })
         .await?;
         self.sessions.end(environment, name, |session| session.created_at < now).await?;
@@ -171,10 +170,11 @@ impl People {
             if !users.is_empty() {
                 return Err(PeopleError::LinkGone);
             }
-            let mut writes = writes.clone();
-            writes.extend(admitted(users, &user, environment)?);
-            writes.push(one_time_link::redemption(&link));
-            Ok((writes, ()))
+            // The user first: that is what it is about.
+            let mut all = admitted(users, &user, environment)?;
+            all.extend(writes.clone());
+            all.push(one_time_link::redemption(&link));
+            Ok((all, ()))
         });
         match done.await {
             Ok(()) => Ok(signed_in),
