@@ -63,6 +63,12 @@ descriptions! {
         .answering(StatusCode::NO_CONTENT, None),
     GET "/sessions" => says("Where the caller is signed in.").lists::<users::SessionAnswer>(),
     DELETE "/sessions/{id}" => says("Ends one of the caller's own sessions.").answering(StatusCode::NO_CONTENT, None),
+    GET "/audit" => says("Who did what: records above ?after, oldest first; without it, the newest.")
+        .asks("after", "integer", "Only records with a larger number.")
+        .asks("limit", "integer", "At most so many, 1 to 1000.")
+        .lists::<Value>(),
+    GET "/audit/head" => says("Where the audit log begins and ends; keep it to notice a cut.").answers::<Value>(),
+    GET "/audit/export" => says("The whole audit log, a JSON record a line.").writes("application/x-ndjson"),
     GET "/users" => says("The Environment's users.").lists::<users::UserAnswer>(),
     POST "/users" => says("Makes a user.").takes::<users::NewUserRequest>().creates::<users::UserAnswer>(),
     GET "/users/{name}" => says("One user.").answers::<users::UserAnswer>(),

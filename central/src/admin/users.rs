@@ -17,6 +17,7 @@ use super::{
     input::{Json, Named},
     problem::Problem,
     rights::{Caller, Role},
+    version::{IfMatch, Version, Versioned},
 };
 use crate::people::{NewUser, Password, People, PeopleError, Session, SessionView, User, UserChange};
 
@@ -74,9 +75,9 @@ pub(super) async fn show(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
-) -> Result<Answer<UserAnswer>, Problem> {
+) -> Result<Versioned<UserAnswer>, Problem> {
     let user = find(&state, &caller, &name).await?;
-    answer(&state, &caller, user).await
+    versioned(&state, &caller, user).await
 }
 
 /// The body of `POST /users`.
@@ -124,8 +125,9 @@ pub(super) async fn change(
     State(state): State<AppState>,
     caller: Caller,
     Named(name): Named,
+    if_match: IfMatch,
     Json(change): Json<Change>,
-) -> Result<Answer<UserAnswer>, Problem> {
+) -> Result<Versioned<UserAnswer>, Problem> {
     let own = caller.who.session().is_some_and(|session| session.user == name);
     if own && change.password.is_some() {
         // Whoever finds a browser unlocked must not be able to keep what it is signed in to.
@@ -137,16 +139,19 @@ pub(super) async fn change(
     let Change { role, disabled, password } = change;
     let change = UserChange { role, disabled, password };
     let now = OffsetDateTime::now_utc();
+    let before = state.people.user(&caller.environment, &name).await?;
+    let before = before.ok_or_else(|| PeopleError::Unknown(name.clone()))?;
+    if_match.permits(&version(&before.value))?;
     let user = state
         .people_for(&caller)
-        .change_user(&caller.environment, &name, change, caller.role, None, now)
+        .change_user(&caller.environment, &name, change, caller.role, Some(before.version), now)
         .await?
         .value;
     let state_now = if user.disabled { ", disabled" } else { "" };
     state
         .note(&caller, "user_changed", format!("User {} was changed: {}{state_now}", user.name, user.role))
         .await;
-    answer(&state, &caller, user).await
+    versioned(&state, &caller, user).await
 }
 
 pub(super) async fn remove(
@@ -253,6 +258,16 @@ async fn end_one(state: &AppState, caller: &Caller, user: &Name, id: &str) -> Re
     let ended =
         state.people_for(caller).end_sessions(&caller.environment, user, |session| session.id == id).await?;
     if ended == 0 { Err(no_session(id)) } else { Ok(StatusCode::NO_CONTENT) }
+}
+
+async fn versioned(state: &AppState, caller: &Caller, user: User) -> Result<Versioned<UserAnswer>, Problem> {
+    let version = version(&user);
+    let Answer(answer) = answer(state, caller, user).await?;
+    Ok(version.on(answer))
+}
+
+fn version(user: &User) -> Version {
+    Version::of(&(user.role, user.disabled, user.changed_at().unix_timestamp_nanos().to_string()))
 }
 
 async fn answer(state: &AppState, caller: &Caller, user: User) -> Result<Answer<UserAnswer>, Problem> {

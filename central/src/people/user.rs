@@ -50,6 +50,11 @@ impl User {
         self.password.is_some()
     }
 
+    /// When role, password or being disabled last changed.
+    pub fn changed_at(&self) -> OffsetDateTime {
+        self.sessions_since
+    }
+
     pub(super) fn is_enabled_cloud_administrator(&self) -> bool {
         self.role == Role::CloudAdministrator && !self.disabled
     }
