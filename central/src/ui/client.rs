@@ -268,7 +268,7 @@ mod tests {
     async fn the_parameters_of_a_pages_path_are_not_the_apis() {
         let api = Router::new().route(
             "/api/v1/x/{name}",
-            get(|axum::extract::Path(name): axum::extract::Path<String>| async { Json(json!(name)) }),
+            get(|axum::extract::Path(name): axum::extract::Path<String>| async move { Json(json!(name)) }),
         );
         let page = |api: Api| async move { api.get::<String>("/x/inner").await.unwrap() };
         let pages = Router::new().route("/page/{name}", get(page)).layer(axum::Extension(InProcess(api)));
