@@ -203,7 +203,7 @@ impl From<&Step> for StepShown {
     }
 }
 
-fn verdict(word: &str) -> Badge {
+pub(super) fn verdict(word: &str) -> Badge {
     match word {
         "pass" => Badge::new(Tone::Good, "PASS"),
         "fail" => Badge::new(Tone::Bad, "FAIL"),

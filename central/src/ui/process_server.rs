@@ -5,12 +5,14 @@ use axum::extract::Path;
 use time::OffsetDateTime;
 
 use super::{
-    answers::{ProcessServer, Raft},
+    answers::{Destination, ProcessServer, Raft},
+    client::Refused,
+    destinations::verdict,
     frame::{Frame, Section},
     process_servers::{May, Row, name},
     reply,
     visitor::{Shown, Visitor},
-    words::Moment,
+    words::{Badge, Moment},
 };
 
 #[derive(Template)]
@@ -30,7 +32,20 @@ struct Detail {
     enrolled: Option<Moment>,
     fingerprint: Option<String>,
     seat: Option<Seat>,
+    /// What it could reach when that was last tried.
+    reached: Vec<Reached>,
 }
+
+/// A destination as it was last seen from this host.
+struct Reached {
+    destination: String,
+    verdict: Badge,
+    summary: String,
+    at: Option<Moment>,
+}
+
+/// Destinations asked about their last test. Whoever has more looks at the destination's own page.
+const REACHED_MAX: usize = 50;
 
 /// Its place in the group's Raft, as central's own member sees it.
 struct Seat {
@@ -52,6 +67,7 @@ pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Show
     let node =
         gateway.candidates.iter().find(|candidate| candidate.name == server.name).and_then(|one| one.node);
     let link = server.link.clone();
+    let reached = reached(&visitor, &server.name, now).await?;
     Ok(reply::page(&Detail {
         frame,
         row: Row::new(&server, &gateway, now),
@@ -66,7 +82,27 @@ pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Show
         enrolled: server.enrolled_at.map(|at| Moment::new(at, now)),
         fingerprint: server.fingerprint,
         seat: raft.and_then(|raft| seat(&raft, node?)),
+        reached,
     }))
+}
+
+/// Every candidate is asked whenever a destination is tested; here are this one's answers.
+async fn reached(visitor: &Visitor, name: &str, now: OffsetDateTime) -> Result<Vec<Reached>, Refused> {
+    let all: Vec<Destination> = visitor.api.all("/destinations").await?;
+    let mut reached = Vec::new();
+    for tested in all.iter().filter(|one| one.last_test.is_some()).take(REACHED_MAX) {
+        let one: Destination = visitor.api.get(&format!("/destinations/{}", tested.name)).await?;
+        let Some(test) = &one.last_test else { continue };
+        if let Some(seen) = test.candidates.iter().find(|candidate| candidate.name == name) {
+            reached.push(Reached {
+                destination: one.name.clone(),
+                verdict: verdict(&seen.verdict),
+                summary: seen.summary.clone(),
+                at: test.at.map(|at| Moment::new(at, now)),
+            });
+        }
+    }
+    Ok(reached)
 }
 
 fn seat(raft: &Raft, node: u64) -> Option<Seat> {
