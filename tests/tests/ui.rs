@@ -3,13 +3,15 @@
 //! pictures are kept in `target/ui-pictures`, axe-core finds nothing serious, and nothing is wider than the screen.
 
 use std::path::Path;
+use std::time::Duration;
 
 use postern_tests::browser::{Browser, pictures};
 use postern_tests::servers::Postgres;
-use postern_tests::{Attempt, Central, Dev, Folder, Host, Process};
+use postern_tests::{Attempt, Central, Dev, Folder, Host, Process, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+const SOON: Duration = Duration::from_secs(30);
 /// Made up here, for a server that lives as long as its test.
 const PASSWORD: &str = "a password of many letters";
 
@@ -17,7 +19,10 @@ const PASSWORD: &str = "a password of many letters";
 async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries() {
     let postgres = Postgres::start().await;
     let central = Central::start().await;
-    let link = std::fs::read_to_string(central.data_dir().join("setup.url")).unwrap();
+    let link = wait_until("central has written its set-up link", SOON, async || {
+        std::fs::read_to_string(central.data_dir().join("setup.url")).ok().filter(|link| link.ends_with('\n'))
+    })
+    .await;
     let admin = link.trim().split("/setup/").next().unwrap().to_owned();
     let mut browser = Browser::open().await;
 

@@ -24,7 +24,7 @@ struct FailoversPage {
 }
 
 struct Row {
-    id: String,
+    id: u64,
     started: Moment,
     kind: Badge,
     way: String,
@@ -56,7 +56,7 @@ struct Line {
 /// One of `GET /failovers`
 #[derive(Deserialize)]
 struct Failover {
-    id: String,
+    id: u64,
     #[serde(with = "time::serde::rfc3339")]
     started_at: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
