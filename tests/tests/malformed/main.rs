@@ -30,7 +30,7 @@ fn nonsense() -> Vec<(&'static str, Message, &'static str)> {
         ("half a header", Message::binary(vec![16, 0, 0]), "a frame was cut off"),
         ("a number where none belongs", Message::binary(ping(9)), "a PING frame has the number 9"),
         ("text", Message::text("hello"), "text message"),
-        ("a message beyond every bound", Message::binary(vec![0; 4 << 20]), "Message too long"),
+        ("a message beyond every bound", Message::binary(vec![0; 4 << 20]), "a message has more than"),
     ]
 }
 
