@@ -107,6 +107,8 @@ fn row(one: Failover, now: OffsetDateTime) -> Row {
         (None, _, _) => Badge::new(Tone::Busy, "under way"),
         (Some(_), true, Some(_)) => Badge::new(Tone::Calm, "planned"),
         (Some(_), true, None) => Badge::new(Tone::Busy, "planned, did not come about"),
+        // Nobody carried before, so nothing failed.
+        (Some(_), false, Some(_)) if one.from.is_none() => Badge::new(Tone::Calm, "first active"),
         (Some(_), false, Some(_)) => Badge::new(Tone::Busy, "not planned"),
         (Some(_), false, None) => Badge::new(Tone::Bad, "ended without a tunnel"),
     };
