@@ -53,7 +53,7 @@ impl Range {
 
     /// The page of `items` behind the cursor, of the list at `path`. They stand in the order of `cursor`, or in the
     /// opposite one.
-    pub(super) fn page<T, C: Ord>(
+    pub(super) fn page<T, C>(
         &self,
         path: &str,
         items: Vec<T>,
@@ -62,7 +62,7 @@ impl Range {
         read: impl Fn(&str) -> Option<C>,
     ) -> Result<Page<T>, Problem>
     where
-        C: ToString,
+        C: Ord + ToString,
     {
         let limit = self.limit()?;
         let after = match &self.after {
