@@ -1,4 +1,5 @@
 //! The bench runs and says what it promises. How fast it found anything is not judged here.
+#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::process::Command;
 
