@@ -14,6 +14,7 @@ async fn one_that_was_never_heard_has_no_version() {
         json!([{
             "name": "gw-a", "candidate": false, "configured": false, "restart_required": false,
             "connected": false, "active": false, "last_seen": null, "version": null, "os": null,
+            "link": null, "enrolled_at": "2026-01-02T03:04:05Z", "fingerprint": "07".repeat(32),
             "system_information": {"os": "", "arch": "", "hostname": "", "pid": 0},
         }])
     );
@@ -32,6 +33,10 @@ async fn only_the_active_shows_where_forwarding_begins() {
             "name": "gw-a", "candidate": true, "configured": true, "restart_required": true,
             "connected": true, "active": true, "last_seen": "2026-01-02T03:04:05Z",
             "version": "9.9.9", "os": "linux",
+            "link": {
+                "remote": "192.0.2.1:4000", "since": "2026-01-02T03:04:05Z", "reported_role": null, "last_error": null,
+            },
+            "enrolled_at": "2026-01-02T03:04:05Z", "fingerprint": "07".repeat(32),
             "system_information": {
                 "os": "linux", "arch": "x86_64", "hostname": "gw-a", "pid": 42,
                 "IPForwarderURL": "socks5://central.example:1080",
