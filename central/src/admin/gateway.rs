@@ -58,7 +58,7 @@ impl From<&GatewayView> for GatewayAnswer {
             event: EventAnswer { name: EVENT, raised: view.event_raised },
             last_switch: view.last_switch.clone(),
             can_lose: view.can_lose,
-            streams: view.streams,
+            streams: view.streams.count(),
             draining: view.draining.clone(),
         }
     }

@@ -100,7 +100,7 @@ impl Stage {
 
     /// One planned switch, while a client keeps connecting to `client`.
     async fn leg(&self, from: &Name, to: &Name, client: Option<&Destination>) -> Result<Leg, String> {
-        let streams = self.gateway.view().streams;
+        let streams = self.gateway.view().streams.count();
         let mut views = self.gateway.watch();
         let started = Instant::now();
         let order = self.gateway.switch(Some(to.clone())).await;

@@ -1,4 +1,4 @@
-//! What the gateway room shows to the rest of central: snapshots, never live state.
+//! What the gateway room shows to the rest of central: snapshots, and of what changes without an event, a count.
 //!
 //! Every word of state says since when; what an agent told carries when it was heard.
 
@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proto::{
     AgentId, BootId, Epoch, Name, NodeId,
     control::AgentReport,
+    driver::Tunnel,
     hello::{Seat, SystemInformation},
 };
 use serde::{Deserialize, Serialize};
@@ -49,9 +50,25 @@ pub struct GatewayView {
     pub raft: Option<RaftView>,
     /// How many more losses of a voter the group can bear; `None` without a group.
     pub can_lose: Option<usize>,
-    pub streams: usize,
+    pub streams: OpenStreams,
     /// Old actives that finish their streams after a planned switch.
     pub draining: Vec<DrainingView>,
+}
+
+/// The streams of the tunnel that was admitted when the snapshot was made, counted when somebody asks: they come and
+/// go between two snapshots.
+#[derive(Debug, Clone, Default)]
+pub struct OpenStreams(Option<Tunnel>);
+
+impl OpenStreams {
+    pub fn of(tunnel: Option<&Tunnel>) -> Self {
+        Self(tunnel.cloned())
+    }
+
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |tunnel| tunnel.stats().streams)
+    }
 }
 
 /// An old active that finishes its streams.
@@ -94,7 +111,7 @@ impl GatewayView {
             connected: BTreeMap::new(),
             raft: None,
             can_lose: None,
-            streams: 0,
+            streams: OpenStreams::default(),
             draining: Vec::new(),
         }
     }

@@ -162,7 +162,7 @@ fn tunnel(view: &GatewayView) -> Step {
     let hop = Hop::Tunnel;
     if let Some(active) = &view.active {
         let epoch = view.fence.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
-        let others = view.streams;
+        let others = view.streams.count();
         return Step::pass(
             hop,
             None,

@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 use super::{Keeper, Session};
 use crate::events::{NewEvent, Severity};
 use crate::gateway::view::{
-    AttemptView, CandidateView, ClaimView, ConnectedView, DrainingView, GatewayState, GatewayView, RaftView,
-    SeatView,
+    AttemptView, CandidateView, ClaimView, ConnectedView, DrainingView, GatewayState, GatewayView,
+    OpenStreams, RaftView, SeatView,
 };
 
 /// Who speaks when it is about no single Process Server.
@@ -116,7 +116,7 @@ impl Keeper {
             connected: connected.collect(),
             can_lose: self.losses_bearable(),
             raft,
-            streams: live.map_or(0, |session| session.tunnel.stats().streams),
+            streams: OpenStreams::of(live.map(|session| &session.tunnel)),
             draining: self.draining.iter().map(draining_view).collect(),
         }
     }
