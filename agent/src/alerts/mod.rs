@@ -13,6 +13,7 @@ mod book;
 mod outage;
 mod rehearse;
 mod settings;
+mod undone;
 
 use std::{
     io,
@@ -40,6 +41,7 @@ pub use settings::{Settings, SettingsError};
 
 use book::Book;
 use outage::{Neighbours, Outage, Step};
+use undone::Undone;
 
 /// The longest sleep while something waits: clocks may be set.
 const LOOK: Duration = Duration::from_secs(60);
@@ -86,15 +88,14 @@ pub struct Alerting {
     outage: Outage,
     asking: JoinSet<Option<Vec<Neighbour>>>,
     attempts: JoinSet<(Delivery, Attempt)>,
-    /// A step the disk did not take.
-    undone: Option<(Step, Vec<Tried>)>,
+    undone: Undone,
 }
 
 impl Alerting {
     /// Continues where the last run of this agent stopped telling.
     ///
     /// # Errors
-    /// When what it kept cannot be read or written.
+    /// When what it kept cannot be read.
     pub fn open(
         settings: Settings,
         path: PathBuf,
@@ -103,10 +104,23 @@ impl Alerting {
         neighbours: Arc<dyn AskNeighbours>,
     ) -> io::Result<Self> {
         let mut book = Book::open(path)?;
-        book.release(OffsetDateTime::now_utc())?;
+        // Without it each waits for its lease to end: no reason for an agent not to start.
+        if let Err(error) = book.release(OffsetDateTime::now_utc()) {
+            tracing::warn!(%error, "Alerts that were on their way wait a minute: their state cannot be written down");
+        }
         let outage = Outage::new(settings.after, book.told().is_some(), Instant::now());
         let (asking, attempts) = (JoinSet::new(), JoinSet::new());
-        Ok(Self { settings, identity, reach, neighbours, book, outage, asking, attempts, undone: None })
+        Ok(Self {
+            settings,
+            identity,
+            reach,
+            neighbours,
+            book,
+            outage,
+            asking,
+            attempts,
+            undone: Undone::default(),
+        })
     }
 
     /// Runs until it is dropped. An attempt that is under way then is made again at the next start, under the same
@@ -115,12 +129,13 @@ impl Alerting {
         self.reach.mark_changed();
         let (mut tried, mut said) = (Vec::new(), None);
         loop {
-            if let Some((step, tried)) = self.undone.take() {
-                self.carry_out(step, tried);
-            }
             while let Some(step) = self.outage.poll_step() {
-                self.carry_out(step, tried.clone());
+                match step {
+                    Step::Ask => self.ask(),
+                    Step::Down { .. } | Step::Up => self.undone.push(step, tried.clone()),
+                }
             }
+            self.tell();
             self.neighbours.set_stance(self.outage.stance(Instant::now()));
             let look = self.send_what_is_due();
             let due = self.outage.poll_timeout();
@@ -161,26 +176,28 @@ impl Alerting {
         }
     }
 
-    fn carry_out(&mut self, step: Step, tried: Vec<Tried>) {
-        let now = OffsetDateTime::now_utc();
-        let transition = match step {
-            Step::Ask => {
-                let neighbours = self.neighbours.clone();
-                let _: AbortHandle = self.asking.spawn(async move { neighbours.ask().await });
-                return;
+    fn ask(&mut self) {
+        let neighbours = self.neighbours.clone();
+        let _: AbortHandle = self.asking.spawn(async move { neighbours.ask().await });
+    }
+
+    /// Writes down what is to be told, as far as the disk takes it.
+    fn tell(&mut self) {
+        while let Some((step, tried)) = self.undone.next() {
+            let now = OffsetDateTime::now_utc();
+            let transition = match (step, self.book.told()) {
+                (Step::Down { since }, _) => Some(Transition::Down(self.incident(since, tried, now))),
+                (Step::Up, Some(incident)) => Some(Transition::Up(incident.clone())),
+                (Step::Up, None) | (Step::Ask, _) => None,
+            };
+            if let Some(transition) = transition {
+                if let Err(error) = self.book.tell(transition, self.settings.alerts.recipients(), now) {
+                    tracing::error!(%error, "Central's absence is not told yet: it cannot be written down; free space on that disk");
+                    return;
+                }
+                tracing::warn!(?step, "Central's absence is told to those set in agent.toml");
             }
-            Step::Down { since } => Transition::Down(self.incident(since, tried.clone(), now)),
-            Step::Up => match self.book.told() {
-                Some(incident) => Transition::Up(incident.clone()),
-                None => return,
-            },
-        };
-        match self.book.tell(transition, self.settings.alerts.recipients(), now) {
-            Ok(()) => tracing::warn!(?step, "Central's absence is told to those set in agent.toml"),
-            Err(error) => {
-                tracing::error!(%error, "Central's absence is not told yet: it cannot be written down");
-                self.undone = Some((step, tried));
-            }
+            self.undone.done();
         }
     }
 
@@ -224,7 +241,7 @@ impl Alerting {
     /// Begins what is due; returns when to look again.
     fn send_what_is_due(&mut self) -> Duration {
         let now = OffsetDateTime::now_utc();
-        if self.undone.is_some() {
+        if !self.undone.is_empty() {
             return RETRY;
         }
         let due: Vec<Delivery> = outbox::due(self.book.deliveries(), now).into_iter().cloned().collect();

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     client::{Client, read},
@@ -98,20 +98,22 @@ pub(crate) async fn explain(id: Option<u64>, client: &Client, screen: &mut Scree
 }
 
 fn story(told: &Failover) -> Vec<String> {
-    let who = |name: &Option<String>| name.clone().unwrap_or_else(|| "nobody".to_owned());
     let end = match (&told.ended_at, &told.to) {
         (None, _) => "It lasts.".to_owned(),
         (Some(_), None) => "It came to nothing.".to_owned(),
         (Some(_), Some(to)) if Some(to) == told.from.as_ref() => format!("{to} came back."),
         (Some(_), Some(to)) => format!("{to} carries the tunnel since."),
     };
-    let kind = if told.planned { "a planned move" } else { "a loss" };
+    let what = match (&told.from, told.planned) {
+        (None, _) => "the gateway's beginning".to_owned(),
+        (Some(from), true) => format!("a planned move of the tunnel of {from}"),
+        (Some(from), false) => format!("a loss of the tunnel of {from}"),
+    };
     let mut lines = vec![
         format!(
-            "Failover {}: {kind} of the tunnel of {}, {}. {end}",
+            "Failover {}: {what}, {}. {end}",
             told.id,
-            who(&told.from),
-            told.started_at
+            told.started_at.format(&Rfc3339).unwrap_or_default()
         ),
         format!("Why: {}", told.reason),
     ];
