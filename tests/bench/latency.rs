@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::ask::{Asked, ask, visit};
 use crate::bulk::pour;
 use crate::figure::{Figure, Statistic, Unit};
-use crate::stage::{Stage, Way};
+use crate::stage::{Beside, Best, Stage, Way};
 
 const NAME: &str = "latency";
 /// What one sample takes of a way's time.
@@ -40,9 +40,11 @@ struct Sample {
 }
 
 /// p50, p99 and rate of every way, and the gateway's as ratios of the TLS relay's.
-pub(crate) async fn measure(rounds: usize, bare: bool) -> Vec<Figure> {
-    let stage = Stage::set(bare).await;
-    let mut all = KINDS.map(|kind| (kind, stage.ways.iter().map(|_| Vec::new()).collect::<Vec<_>>()));
+pub(crate) async fn measure(rounds: usize, beside: Beside, only: &str) -> Vec<Figure> {
+    let stage = Stage::set(beside).await;
+    let kinds = KINDS.into_iter().filter(|kind| kind.title().contains(only));
+    let mut all: Vec<_> =
+        kinds.map(|kind| (kind, stage.ways.iter().map(|_| Vec::new()).collect::<Vec<_>>())).collect();
     for round in 1..=rounds {
         for (kind, samples) in &mut all {
             let mut told = String::new();
@@ -113,6 +115,7 @@ impl Kind {
                 figures.push(if ours { kept.wanted_at_least(0.9) } else { kept });
             }
         }
+        figures.extend(self.beside_peers(stage, samples));
         for (what, of) in [("p50", (|a: &Asked| a.p50_us) as fn(&Asked) -> f64), ("rate", |a| a.per_second)] {
             let ratios =
                 samples[0].iter().zip(&samples[1]).map(|(ours, limit)| of(&ours.asked) / of(&limit.asked));
@@ -124,5 +127,25 @@ impl Kind {
             ));
         }
         figures
+    }
+
+    /// What is wanted of us beside the best peer of each round.
+    fn beside_peers(self, stage: &Stage, samples: &[Vec<Sample>]) -> Vec<Figure> {
+        let figure = |what: &str, of: fn(&Asked) -> f64, best: Best| {
+            let ratios = stage.to_best_peer(samples, |sample| of(&sample.asked), best);
+            let title = format!("{}, {what}, gateway to the best peer", self.title());
+            (!ratios.is_empty()).then(|| Figure::of(NAME, title, Unit::Ratio, ratios))
+        };
+        let p50 = || figure("p50", |asked| asked.p50_us, Best::Least);
+        let p99 = || figure("p99", |asked| asked.p99_us, Best::Least);
+        let rate = || figure("rate", |asked| asked.per_second, Best::Most);
+        let no_more = |figure: Figure| figure.wanted(Statistic::Median, 1.0);
+        let wanted = match self {
+            Self::Asking(1, _) => [p50().map(no_more), None],
+            Self::Asking(..) => [rate().map(|rate| rate.wanted_at_least(1.0)), p99().map(no_more)],
+            Self::BesideBulk => [p50(), p99()],
+            Self::Visiting => [rate().map(|rate| rate.wanted_at_least(3.0)), p99()],
+        };
+        wanted.into_iter().flatten().collect()
     }
 }

@@ -19,6 +19,7 @@ mod figure;
 mod idle;
 mod latency;
 mod machine;
+mod peer;
 mod relay;
 mod report;
 mod stage;
@@ -33,6 +34,7 @@ use clap::{Parser, Subcommand};
 
 use crate::figure::Figure;
 use crate::report::Report;
+use crate::stage::Beside;
 
 /// `bench all` when nothing is said.
 #[derive(Parser)]
@@ -46,6 +48,12 @@ struct Args {
     /// Leave the programs out: measure the tunnel with nothing around it, and the limits
     #[arg(long, global = true)]
     bare: bool,
+    /// Measure encrypted peers too, those that are installed: stunnel, haproxy, ssh -R, rathole
+    #[arg(long, global = true)]
+    peers: bool,
+    /// Only what has this in its name, of throughput and latency: "1 stream down", "beside"
+    #[arg(long, global = true, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    only: String,
     /// Write the JSON document to this file too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -94,20 +102,20 @@ fn main() -> ExitCode {
 }
 
 impl What {
-    async fn figures(self, rounds: Option<NonZeroUsize>, bare: bool) -> Vec<Figure> {
+    async fn figures(self, rounds: Option<NonZeroUsize>, beside: Beside, only: &str) -> Vec<Figure> {
         let or = |default: usize| rounds.map_or(default, NonZeroUsize::get);
         match self {
             Self::Failover => failover::measure(or(50)).await,
             Self::Idle => idle::measure(or(3)).await,
-            Self::Throughput { mebibytes } => throughput::measure(or(3), bare, mebibytes).await,
-            Self::Latency => latency::measure(or(3), bare).await,
-            Self::Crowd { streams } => crowd::measure(or(1), streams, bare).await,
+            Self::Throughput { mebibytes } => throughput::measure(or(3), beside, mebibytes, only).await,
+            Self::Latency => latency::measure(or(3), beside, only).await,
+            Self::Crowd { streams } => crowd::measure(or(1), streams, beside.bare).await,
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
                 all.extend(idle::measure(or(3)).await);
-                all.extend(throughput::measure(or(3), bare, throughput::TOTAL_MIB).await);
-                all.extend(latency::measure(or(3), bare).await);
-                all.extend(crowd::measure(or(1), STREAMS, bare).await);
+                all.extend(throughput::measure(or(3), beside, throughput::TOTAL_MIB, only).await);
+                all.extend(latency::measure(or(3), beside, only).await);
+                all.extend(crowd::measure(or(1), STREAMS, beside.bare).await);
                 all
             }
         }
@@ -123,8 +131,9 @@ async fn run(args: Args) -> ExitCode {
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: the figures show that the bench runs, and nothing else.");
     }
-    let mut report = Report::begin();
-    report.add(what.figures(args.rounds, args.bare).await);
+    let mut report = Report::begin(if args.peers { peer::absent() } else { Vec::new() });
+    let beside = Beside { bare: args.bare, peers: args.peers };
+    report.add(what.figures(args.rounds, beside, &args.only).await);
     eprint!("{}", report.table());
     let json = report.json();
     println!("{json}");

@@ -21,11 +21,14 @@ pub(crate) struct Report {
     machine: Machine,
     load_before: [f64; 3],
     load_after: [f64; 3],
+    /// Peers that were to be compared with and are not installed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<String>,
     figures: Vec<Figure>,
 }
 
 impl Report {
-    pub(crate) fn begin() -> Self {
+    pub(crate) fn begin(absent: Vec<String>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             format: FORMAT,
@@ -35,6 +38,7 @@ impl Report {
             machine: Machine::look(),
             load_before: load(),
             load_after: load(),
+            absent,
             figures: Vec::new(),
         }
     }
@@ -59,6 +63,9 @@ impl Report {
             self.load_after,
         );
         // Writing into a String cannot fail.
+        for peer in &self.absent {
+            let _ = writeln!(table, "not compared with, because it is not installed: {peer}");
+        }
         let _ = writeln!(
             table,
             "{:width$}  {:>8} {:>8} {:>8} {:>8} {:>8} {:>4}  {:8}  target",

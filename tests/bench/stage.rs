@@ -1,34 +1,46 @@
-//! The ways to one destination that are compared: through the gateway, and through the two limits.
+//! The ways to one destination that are compared: through the gateway, through the two limits, through peers.
 
 use std::net::SocketAddr;
 
 use postern_tests::Dev;
 
 use crate::bulk::{Destination, Direction, transfer};
+use crate::peer::{Kind, Peer};
 use crate::relay::{Between, TwoHops};
 
 /// Before the first round, over each way: caches, windows and allocators settle.
 const WARM_UP_BYTES: u64 = 64 << 20;
 
-/// One gateway, the tunnel alone and both relays, in front of the same destination. Dropped, all of it ends.
+/// What is measured beside Postern.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Beside {
+    /// The programs are left out; the tunnel alone is ours then.
+    pub(crate) bare: bool,
+    /// Every encrypted peer that is installed.
+    pub(crate) peers: bool,
+}
+
+/// One gateway, the tunnel alone, both relays and the peers, in front of the same destination. Dropped, all of it ends.
 pub(crate) struct Stage {
-    /// Ours first: the gateway, if it is there; then the TLS relay, the plain one, the tunnel alone.
+    /// Ours first: the gateway, if it is there; then the TLS relay, the plain one, the tunnel alone, peers.
     pub(crate) ways: Vec<Way>,
     _relays: Vec<TwoHops>,
+    _peers: Vec<Peer>,
     _dev: Option<Dev>,
     _destination: Destination,
 }
 
-/// A way to the destination and the two processes that make it.
+/// A way to the destination and the processes that make it.
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) addr: SocketAddr,
-    pub(crate) pids: [u32; 2],
+    pub(crate) pids: Vec<u32>,
+    /// It is a peer, one of those that Postern means to be ahead of.
+    pub(crate) peer: bool,
 }
 
 impl Stage {
-    /// `bare`: without the programs; the tunnel alone is ours then.
-    pub(crate) async fn set(bare: bool) -> Self {
+    pub(crate) async fn set(Beside { bare, peers: with_peers }: Beside) -> Self {
         let destination = Destination::start().await;
         let target = destination.addr();
         let mut relays = Vec::new();
@@ -37,7 +49,7 @@ impl Stage {
             [("TLS relay", Between::Tls), ("plain relay", Between::Tcp), ("tunnel alone", Between::Tunnel)]
         {
             let relay = TwoHops::to(target, between);
-            ways.push(Way { name, addr: relay.addr(), pids: relay.pids() });
+            ways.push(Way { name, addr: relay.addr(), pids: relay.pids().to_vec(), peer: false });
             relays.push(relay);
         }
         let mut dev = None;
@@ -49,14 +61,43 @@ impl Stage {
             let active = gateway.api().gateway().await.active;
             let active = active.expect("a gateway whose candidates are configured has one");
             // The standby's CPU is left out: it carries nothing.
-            let pids = [gateway.central_pid(), gateway.agent(&active).pid];
-            ways.insert(0, Way { name: "gateway", addr: gateway.listen("bulk"), pids });
+            let pids = vec![gateway.central_pid(), gateway.agent(&active).pid];
+            ways.insert(0, Way { name: "gateway", addr: gateway.listen("bulk"), pids, peer: false });
             dev = Some(gateway);
+        }
+        let mut peers = Vec::new();
+        for kind in Kind::ALL.into_iter().filter(|kind| with_peers && kind.is_installed()) {
+            let peer = Peer::to(target, kind).await;
+            ways.push(Way { name: kind.name(), addr: peer.addr(), pids: peer.pids(), peer: true });
+            peers.push(peer);
         }
         for way in &ways {
             transfer(way.addr, Direction::Down, 1, WARM_UP_BYTES).await;
             transfer(way.addr, Direction::Up, 1, WARM_UP_BYTES).await;
         }
-        Self { ways, _relays: relays, _dev: dev, _destination: destination }
+        Self { ways, _relays: relays, _peers: peers, _dev: dev, _destination: destination }
     }
+
+    /// In each round, ours as a ratio of the best peer's; empty without peers. `samples` are by way, then round.
+    pub(crate) fn to_best_peer<T>(&self, samples: &[Vec<T>], of: impl Fn(&T) -> f64, best: Best) -> Vec<f64> {
+        let peers: Vec<_> =
+            self.ways.iter().zip(samples).filter(|(way, _)| way.peer).map(|(_, s)| s).collect();
+        let rounds = samples[0].iter().enumerate();
+        let ratios = rounds.filter_map(|(round, ours)| {
+            let theirs = peers.iter().map(|samples| of(&samples[round]));
+            let best = match best {
+                Best::Least => theirs.min_by(f64::total_cmp),
+                Best::Most => theirs.max_by(f64::total_cmp),
+            };
+            Some(of(ours) / best?)
+        });
+        ratios.collect()
+    }
+}
+
+/// Which of several figures is the best one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Best {
+    Least,
+    Most,
 }

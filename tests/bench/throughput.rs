@@ -5,7 +5,7 @@
 
 use crate::bulk::{Direction, transfer};
 use crate::figure::{Figure, Statistic, Unit};
-use crate::stage::{Stage, Way};
+use crate::stage::{Beside, Best, Stage, Way};
 use crate::usage::cpu_seconds;
 
 const NAME: &str = "throughput";
@@ -16,11 +16,14 @@ const STREAMS: [usize; 3] = [1, 10, 100];
 const CPU_WANTED: f64 = 1.10;
 
 /// Speed and CPU cost of every way, and the gateway's as ratios of the TLS relay's.
-pub(crate) async fn measure(rounds: usize, bare: bool, total_mib: u64) -> Vec<Figure> {
-    let stage = Stage::set(bare).await;
+pub(crate) async fn measure(rounds: usize, beside: Beside, total_mib: u64, only: &str) -> Vec<Figure> {
+    let stage = Stage::set(beside).await;
     let mut shapes: Vec<_> = STREAMS
         .into_iter()
-        .flat_map(|streams| [Direction::Down, Direction::Up].map(|direction| Shape::new(streams, direction)))
+        .flat_map(|streams| {
+            [Direction::Down, Direction::Up].map(|direction| Shape::new(streams, direction, stage.ways.len()))
+        })
+        .filter(|shape| shape.title().contains(only))
         .collect();
     for round in 1..=rounds {
         for shape in &mut shapes {
@@ -54,12 +57,12 @@ async fn carry(way: &Way, streams: usize, direction: Direction, total_bytes: u64
 struct Shape {
     streams: usize,
     direction: Direction,
-    samples: [Vec<Sample>; 4],
+    samples: Vec<Vec<Sample>>,
 }
 
 impl Shape {
-    fn new(streams: usize, direction: Direction) -> Self {
-        Self { streams, direction, samples: Default::default() }
+    fn new(streams: usize, direction: Direction, ways: usize) -> Self {
+        Self { streams, direction, samples: vec![Vec::new(); ways] }
     }
 
     fn title(&self) -> String {
@@ -90,6 +93,11 @@ impl Shape {
             Figure::of(NAME, format!("{title}, CPU, gateway to TLS relay"), Unit::Ratio, ratios(cost))
                 .wanted(Statistic::Median, CPU_WANTED),
         ];
+        let to_peer = stage.to_best_peer(&self.samples, speed, Best::Most);
+        if !to_peer.is_empty() {
+            let title = format!("{title}, speed, gateway to the fastest peer");
+            figures.push(Figure::of(NAME, title, Unit::Ratio, to_peer).wanted_at_least(1.0));
+        }
         for (number, way) in stage.ways.iter().enumerate() {
             let name = || format!("{title}, {}", way.name);
             figures.push(Figure::of(NAME, name(), Unit::GigabytesPerSecond, all(speed, number)));

@@ -31,6 +31,21 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> f64 {
     pids.iter().map(|&pid| ticks(pid)).sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// A process and all that it and its children started, as far as they live.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut seen = 0;
+    while let Some(&member) = family.get(seen) {
+        // Gone meanwhile: then it has no children either.
+        let children = fs::read_to_string(format!("/proc/{member}/task/{member}/children"));
+        family.extend(
+            children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+        seen += 1;
+    }
+    family
+}
+
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
         .unwrap_or_else(|error| panic!("process {pid} cannot be looked at: {error}"));

@@ -49,7 +49,7 @@ pub use folder::Folder;
 pub use host::Host;
 pub use hosts::{Hosts, Member, Place, Shown, Switch};
 pub use link::{Connection, Link};
-pub use process::{Process, Stop};
+pub use process::{Launch, Process, Stop};
 pub use program::program;
 pub use route::Route;
 pub use site::Site;
