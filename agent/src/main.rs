@@ -197,6 +197,8 @@ async fn run(config: Config, path: PathBuf) -> ExitCode {
 }
 
 async fn one_run(config: Config, path: &Path) -> Result<Outcome, Box<dyn std::error::Error>> {
+    // Each stream takes one.
+    program::descriptors::raise();
     let data_dir = Arc::new(DataDir::open(path)?);
     let app = App::build(config, data_dir).await?;
     if let Err(error) = watchdog::start() {

@@ -359,7 +359,8 @@ async fn pause(limit: Option<Duration>) {
 /// One stream: the allow-list, the dial, the relay.
 async fn serve(stream: IncomingStream, dialer: Arc<Dialer>) {
     let open = stream.open().clone();
-    match dialer.dial(&open).await {
+    // Boxed: what dialling needs would otherwise stay with the stream for as long as it is relayed.
+    match Box::pin(dialer.dial(&open)).await {
         Ok(socket) => {
             let end = driver::relay(socket, stream.accept()).await;
             tracing::debug!(destination = open.destination(), ?end, "A stream ended");

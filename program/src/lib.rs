@@ -1,6 +1,7 @@
 //! What every Postern program does the same way: it logs, stops when asked, exits with a code that
-//! means something, ends itself where it hangs, and says where its configuration is wrong.
+//! means something, ends itself where it hangs, takes the file descriptors it is allowed, and says where its configuration is wrong.
 
+pub mod descriptors;
 pub mod exit;
 pub mod explain;
 pub mod logging;

@@ -23,7 +23,7 @@ impl Budget {
 
     /// Three quarters of the file descriptors this process may have; the rest is for everything else.
     pub fn of_this_process() -> Self {
-        Self::new((descriptors() / 4 * 3).min(CLIENTS_MAX))
+        Self::new((program::descriptors::raise() / 4 * 3).min(CLIENTS_MAX))
     }
 
     pub fn clients(&self) -> usize {
@@ -47,22 +47,6 @@ impl Drop for Taken {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// The soft limit is what usually binds (1024), and it is a leftover of `select`: we raise it to the hard one first.
-#[cfg(unix)]
-fn descriptors() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let current = if raised.is_ok() { limit.maximum } else { limit.current };
-    current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
-}
-
-#[cfg(not(unix))]
-fn descriptors() -> usize {
-    usize::MAX
 }
 
 #[cfg(test)]

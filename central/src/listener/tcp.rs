@@ -135,7 +135,8 @@ impl Entrance {
         let opened = tokio::select! {
             biased;
             () = self.shut.cancelled() => Err(Refusal::Closed),
-            opened = self.open(&socket, &arrival, &mut inside) => opened,
+            // Boxed: what waiting needs would otherwise stay with the client for as long as it is relayed.
+            opened = Box::pin(self.open(&socket, &arrival, &mut inside)) => opened,
         };
         let Opened { stream, first, _entry, line } = match opened {
             Ok(opened) => opened,

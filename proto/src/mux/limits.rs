@@ -39,7 +39,7 @@ impl Default for Limits {
             unsent_bytes: 64 * 1024 * 1024,
             unacknowledged_bytes: 64 * 1024 * 1024,
             unacknowledged_frames: 32 * 1024,
-            streams: 10_000,
+            streams: 64 * 1024,
             opens_per_second: 20_000,
             frame_bytes: PAYLOAD_MAX_BYTES,
         }

@@ -128,7 +128,8 @@ pub struct Mux {
     side: Side,
     limits: Limits,
     link: Link,
-    streams: HashMap<StreamId, Stream>,
+    /// Boxed, because a map's empty places cost as much as its full ones.
+    streams: HashMap<StreamId, Box<Stream>>,
     /// The last stream each end opened; numbers only grow.
     last_ours: Option<StreamId>,
     last_theirs: Option<StreamId>,

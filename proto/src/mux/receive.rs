@@ -67,7 +67,7 @@ impl Mux {
         stream.inn.flow.arrive(len).map_err(|overrun| beyond_credit(id, &overrun))?;
         stream.inn.unread.push(first);
         self.granted += stream.inn.flow.outstanding();
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Box::new(stream));
         self.events.push_back(MuxEvent::Incoming(id));
         Ok(())
     }
@@ -261,7 +261,7 @@ impl Mux {
                 Err(never_opened)
             }
             Some(stream) if stream.broken.is_some() => Ok(None),
-            other => Ok(other),
+            other => Ok(other.map(Box::as_mut)),
         }
     }
 }

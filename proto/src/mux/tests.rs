@@ -363,6 +363,35 @@ fn too_many_streams_are_reset_and_a_flood_of_them_ends_the_tunnel() {
 }
 
 #[test]
+fn a_tunnel_holds_fifty_thousand_streams_and_a_busy_one_among_them_has_room() {
+    let mut pair = Pair::new();
+    for _ in 0..5 {
+        for _ in 0..10_000 {
+            pair.central.open(to("jdbc-orders"), Bytes::from_static(b"hello")).unwrap();
+        }
+        pair.drive();
+        while let Some(event) = pair.agent.poll_event() {
+            let MuxEvent::Incoming(id) = event else { continue };
+            pair.agent.accept(id).unwrap();
+            assert_eq!(pair.read_all(Side::Agent, id), 5);
+        }
+        pair.drive();
+        pair.acknowledge_all();
+        pair.now += Duration::from_secs(1); // so many streams are not opened in one
+    }
+    assert_eq!((pair.central.stream_count(), pair.agent.stream_count()), (50_000, 50_000));
+    assert_eq!((pair.central.held_bytes(), pair.agent.held_bytes()), (0, 0), "an idle stream holds no bytes");
+
+    let busy = StreamId(1);
+    for _ in 0..100 {
+        assert_eq!(pair.agent.write(busy, &[7; 16 * 1024]), Ok(16 * 1024));
+        pair.drive();
+        assert_eq!(pair.read_all(Side::Central, busy), 16 * 1024);
+        pair.drive();
+    }
+}
+
+#[test]
 fn floods_of_frames_that_change_nothing_end_the_tunnel() {
     for body in
         [Body::Ping { nonce: 1 }, Body::Ack { through: 0 }, Body::Window { limit: TUNNEL_CREDIT_BYTES }]
