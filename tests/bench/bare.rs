@@ -75,8 +75,10 @@ pub(crate) async fn agent(connector: TlsConnector, tunnel: SocketAddr, target: S
             });
         }
     };
+    // A task of its own, as in the product: the thread that waits here hears of sockets only through another one.
+    let lane = tokio::spawn(async move { tunnel.run(WebSocket::new(socket, Role::Client)).await });
     tokio::select! {
-        end = tunnel.run(WebSocket::new(socket, Role::Client)) => Err(io::Error::other(format!("the tunnel ended: {end}"))),
+        end = lane => Err(io::Error::other(format!("the tunnel ended: {end:?}"))),
         () = streams => Ok(()),
     }
 }

@@ -57,7 +57,9 @@ impl Kind {
             Kind::Stunnel => "Debian package stunnel4",
             Kind::Haproxy => "Debian package haproxy",
             Kind::Ssh => "Debian packages openssh-client and openssh-server",
-            Kind::Rathole => "cargo install rathole --no-default-features --features server,client,noise",
+            Kind::Rathole => {
+                "cargo install rathole --version 0.5.0 --no-default-features --features server,client,noise"
+            }
         }
     }
 

@@ -27,7 +27,7 @@ mod websocket;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub use crate::mux::{
     Limits, Meter, Open, OpenError, Reset, ResetCode, ResumeError, Side, StreamId, Transport,
 };
 
-use crate::mux::{Mux, MuxEvent};
+use crate::mux::{Mux, MuxEvent, StreamsById};
 
 /// How a tunnel behaves.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ impl Tunnel {
             state: Mutex::new(State {
                 mux,
                 lane: LaneState::default(),
-                streams: HashMap::new(),
+                streams: StreamsById::default(),
                 due: VecDeque::new(),
                 sources: VecDeque::new(),
                 blocks: Blocks::default(),
@@ -282,7 +282,7 @@ struct Shared {
 struct State {
     mux: Mux,
     lane: LaneState,
-    streams: HashMap<StreamId, Slot>,
+    streams: StreamsById<Slot>,
     /// Joined streams that may have something for their sockets; each at most once.
     due: VecDeque<StreamId>,
     /// Joined streams whose sockets may have something for the tunnel; each at most once, in turn.

@@ -16,6 +16,7 @@
 //! Absent on purpose: sockets, clocks, tasks, dice. Time arrives as `now`.
 
 mod budget;
+mod by_id;
 mod chunks;
 mod error;
 mod flow;
@@ -33,7 +34,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ use bytes::Bytes;
 
 #[cfg(feature = "driver")]
 pub(crate) use self::budget::Budget as RateBudget;
+#[cfg(feature = "driver")]
+pub(crate) use self::by_id::ById as StreamsById;
 pub use self::error::MuxError;
 pub use self::flow::{OPEN_CREDIT_BYTES, TUNNEL_CREDIT_BYTES};
 pub use self::limits::Limits;
@@ -49,6 +52,7 @@ pub use self::resume::ResumeError;
 pub use crate::frame::{Open, Reset, ResetCode, StreamId, Transport};
 
 use self::budget::Budget;
+use self::by_id::ById;
 use self::flow::{Receiving, Sending};
 use self::resume::{Inbox, Outbox};
 use self::schedule::Schedule;
@@ -129,7 +133,7 @@ pub struct Mux {
     limits: Limits,
     link: Link,
     /// Boxed, because a map's empty places cost as much as its full ones.
-    streams: HashMap<StreamId, Box<Stream>>,
+    streams: ById<Box<Stream>>,
     /// The last stream each end opened; numbers only grow.
     last_ours: Option<StreamId>,
     last_theirs: Option<StreamId>,
@@ -202,7 +206,7 @@ impl Mux {
         Mux {
             side,
             link: Link::Attached,
-            streams: HashMap::new(),
+            streams: ById::default(),
             last_ours: None,
             last_theirs: None,
             schedule: Schedule::default(),

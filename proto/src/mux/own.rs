@@ -200,7 +200,7 @@ impl Mux {
 }
 
 /// A stream that exists and is not broken.
-fn live(streams: &mut HashMap<StreamId, Box<Stream>>, id: StreamId) -> Result<&mut Stream, StreamError> {
+fn live(streams: &mut ById<Box<Stream>>, id: StreamId) -> Result<&mut Stream, StreamError> {
     let stream = streams.get_mut(&id).ok_or(StreamError::Unknown(id))?;
     match &stream.broken {
         Some(reset) => Err(StreamError::Reset(reset.clone())),
