@@ -19,10 +19,12 @@
 mod guard;
 mod open;
 pub mod record;
+mod runner;
 mod writer;
 
 pub use guard::{Guard, GuardError};
 pub use open::{OpenError, quarantine};
+pub use runner::{Runner, set_runner};
 /// The database below; its trees, batches and transactions are used as they are.
 pub use sled;
 pub use writer::{Durable, Failure};

@@ -14,9 +14,8 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Receiver},
     },
-    thread,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     Guard,
     open::{OpenError, open},
+    runner::Jobs,
 };
 
 /// How many requests share one flush at most, so that the first of them does not wait for ever.
@@ -39,9 +39,7 @@ pub struct Durable {
 struct Inner {
     path: PathBuf,
     db: sled::Db,
-    // Unbounded: each job stands for records its writer already holds in the database, so
-    // refusing the job would save nothing, and blocking would stop an async thread on the disk.
-    jobs: Sender<Job>,
+    jobs: Jobs,
     failed: watch::Receiver<Option<Failure>>,
 }
 
@@ -61,7 +59,7 @@ impl From<Failure> for io::Error {
 
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-struct Job {
+pub(crate) struct Job {
     guard: Option<GuardWrite>,
     done: Done,
 }
@@ -86,10 +84,8 @@ impl Durable {
         let db = open(&path)?;
         let io = |source| OpenError::Io { path: path.clone(), source };
         let file = File::options().read(true).write(true).open(path.join("db")).map_err(io)?;
-        let (jobs, queue) = mpsc::channel();
         let (report, failed) = watch::channel(None);
-        let writer = Writer { db: db.clone(), file, report };
-        thread::Builder::new().name("durable-io".into()).spawn(move || writer.run(&queue)).map_err(io)?;
+        let jobs = Jobs::start(Writer { db: db.clone(), file, report }).map_err(io)?;
         Ok(Self { inner: Arc::new(Inner { path, db, jobs, failed }) })
     }
 
@@ -165,7 +161,7 @@ impl Durable {
     }
 
     fn send(&self, job: Job) {
-        if let Err(mpsc::SendError(job)) = self.inner.jobs.send(job) {
+        if let Err(job) = self.inner.jobs.send(job) {
             (job.done)(Err(stopped()));
         }
     }
@@ -182,14 +178,14 @@ fn stopped() -> io::Error {
 }
 
 /// The I/O thread. It ends when the last [`Durable`] is gone and its queue is drained.
-struct Writer {
+pub(crate) struct Writer {
     db: sled::Db,
     file: File,
     report: watch::Sender<Option<Failure>>,
 }
 
 impl Writer {
-    fn run(self, queue: &Receiver<Job>) {
+    pub(crate) fn run(self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
             batch.extend(queue.try_iter().take(BATCH_MAX - 1));
@@ -197,7 +193,7 @@ impl Writer {
         }
     }
 
-    fn settle(&self, batch: Vec<Job>) {
+    pub(crate) fn settle(&self, batch: Vec<Job>) {
         let mut guards = HashMap::new();
         let mut waiting = Vec::with_capacity(batch.len());
         for job in batch {
