@@ -359,15 +359,20 @@ async fn pause(limit: Option<Duration>) {
 /// One stream: the allow-list, the dial, the relay.
 async fn serve(stream: IncomingStream, dialer: Arc<Dialer>) {
     let open = stream.open().clone();
+    let began = tokio::time::Instant::now();
+    let trace_id = open.trace();
     // Boxed: what dialling needs would otherwise stay with the stream for as long as it is relayed.
     match Box::pin(dialer.dial(&open)).await {
         Ok(socket) => {
+            let took = began.elapsed();
+            tracing::debug!(%trace_id, destination = open.destination(), ?took, "A stream was connected");
             let end = driver::relay(socket, stream.accept()).await;
-            tracing::debug!(destination = open.destination(), ?end, "A stream ended");
+            tracing::debug!(%trace_id, destination = open.destination(), ?end, "A stream ended");
         }
         Err(error) => {
             let why = explain(&error);
             tracing::warn!(
+                %trace_id,
                 destination = open.destination(),
                 host = open.host(),
                 port = open.port(),

@@ -13,7 +13,10 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures},
+    admin::{
+        self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures,
+        settings::Installation,
+    },
     alerts::{Book, Dispatcher, Nudge},
     audit::Audit,
     config::{Config, MetricsAccess},
@@ -34,7 +37,12 @@ use crate::{
     people::{People, PeopleError, Secret},
     process_server::{ProcessServers, group::Groups},
     records,
-    store::{SharedStore, StoreError, sled::SledStore},
+    series::Lately,
+    store::{
+        SharedStore, StoreError,
+        measured::{Measured, StoreTimings},
+        sled::SledStore,
+    },
     tls,
     traffic::Traffic,
 };
@@ -122,7 +130,9 @@ impl App {
         let guards = data_dir.join("guards");
         secret_file::create_folder(&guards).map_err(in_data_dir)?;
         let disk = Durable::open(data_dir.join("db"))?;
-        let store: SharedStore = Arc::new(SledStore::open(&disk, &guards.join("store.guard"))?);
+        let storage = StoreTimings::of("sled");
+        let store = Arc::new(SledStore::open(&disk, &guards.join("store.guard"))?);
+        let store: SharedStore = Measured::new(store, storage.clone());
         let ca = Arc::new(Ca::open(&data_dir, &config.tunnel.names, OffsetDateTime::now_utc())?);
         let enrolment = Enrolment::new(store.clone(), ca.clone());
 
@@ -217,11 +227,19 @@ impl App {
             tunnel_url: Some(public_url.into()),
             following: Following::new(closing.clone()),
             measures: Measures::default(),
+            storage,
+            lately: Lately::of_each(config.environments.iter().cloned()),
+            installation: Arc::new(Installation {
+                settings: config.settings(),
+                started_at: OffsetDateTime::now_utc(),
+                store_path: data_dir.join("db"),
+            }),
             metrics_open: config.admin.metrics == MetricsAccess::Open,
             ip_forwarder_url: None,
         };
+        let audit = state.audit.clone();
         let agent_router = routes(Doors { environments: environments.clone(), enrolment: enrolment.clone() })
-            .merge(admin::enrolment_routes(EnrolmentState { enrolment, gateways }));
+            .merge(admin::enrolment_routes(EnrolmentState { enrolment, audit, gateways }));
         let app = Self {
             addresses,
             admin,
@@ -392,6 +410,11 @@ impl App {
                 () = records::until_useless(&disk, tunnels) => {}
             }
             "the keeping of central's records"
+        });
+        let (stop, lately, data_plane) = (cancel.clone(), self.state.lately, self.state.data_plane);
+        parts.spawn(async move {
+            lately.run(data_plane, stop).await;
+            "the counting of traffic"
         });
         let (stop, people) = (cancel.clone(), self.state.people);
         parts.spawn(async move {

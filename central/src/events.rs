@@ -16,7 +16,7 @@ const HEADS: Collection<Head> = Collection::new("events_head");
 const HEAD_KEY: &str = "head";
 
 /// How many events an Environment keeps.
-pub const EVENTS_MAX: u64 = 10_000;
+pub const EVENTS_MAX: u64 = 100_000;
 /// The longest text of an event, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// How many old events one append clears away at most, so that it stays quick.

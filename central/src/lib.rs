@@ -19,6 +19,7 @@ pub mod listener;
 pub mod people;
 pub mod process_server;
 pub mod records;
+pub mod series;
 pub mod store;
 pub mod tls;
 pub mod trace;

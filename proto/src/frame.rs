@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::TraceId;
+
 /// Bytes of every frame's header.
 pub const HEADER_BYTES: usize = 16;
 /// The largest payload: with the header and the websocket's own it stays below 64 KiB, above which nothing is
@@ -136,8 +138,8 @@ impl Open {
         self.port
     }
 
-    pub fn trace(&self) -> [u8; 16] {
-        self.trace
+    pub fn trace(&self) -> TraceId {
+        TraceId::from_bytes(self.trace)
     }
 }
 

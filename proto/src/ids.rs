@@ -182,6 +182,12 @@ hex_id! {
     Fingerprint, 32
 }
 
+hex_id! {
+    /// One client's way from the listener to the destination: in the ledger, in OPEN, in the logs of both ends. As W3C's
+    /// trace context has it.
+    TraceId, 16
+}
+
 impl AgentId {
     /// A fresh random id.
     pub fn random() -> Self {
@@ -197,6 +203,13 @@ impl BootId {
 }
 
 impl SessionId {
+    /// A fresh random id.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl TraceId {
     /// A fresh random id.
     pub fn random() -> Self {
         Self(rand::random())

@@ -26,5 +26,5 @@ pub mod websocket;
 
 pub use backoff::Backoff;
 pub use epoch::Epoch;
-pub use ids::{AgentId, BootId, EnvironmentName, Fingerprint, Name, NodeId, SessionId};
+pub use ids::{AgentId, BootId, EnvironmentName, Fingerprint, Name, NodeId, SessionId, TraceId};
 pub use liveness::Liveness;

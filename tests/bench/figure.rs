@@ -12,6 +12,7 @@ pub(crate) struct Figure {
     unit: Unit,
     pub(crate) n: usize,
     pub(crate) median: f64,
+    pub(crate) p95: f64,
     pub(crate) p99: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
@@ -82,6 +83,7 @@ pub(crate) enum Bound {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Statistic {
     Median,
+    P95,
     P99,
     Max,
 }
@@ -105,6 +107,7 @@ impl Figure {
             unit,
             n: samples.len(),
             median: percentile(&sorted, 50),
+            p95: percentile(&sorted, 95),
             p99: percentile(&sorted, 99),
             min: percentile(&sorted, 0),
             max: percentile(&sorted, 100),
@@ -127,6 +130,7 @@ impl Figure {
     fn bounded(mut self, of: Statistic, bound: Bound) -> Self {
         let seen = match of {
             Statistic::Median => self.median,
+            Statistic::P95 => self.p95,
             Statistic::P99 => self.p99,
             Statistic::Max => self.max,
         };

@@ -19,10 +19,12 @@ mod figure;
 mod idle;
 mod latency;
 mod machine;
+mod pages;
 mod peer;
 mod relay;
 mod report;
 mod stage;
+mod stock;
 mod throughput;
 mod usage;
 
@@ -42,7 +44,7 @@ use crate::stage::Beside;
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How often each measurement is repeated [default: failover 50, crowd 1, others 3]
+    /// How often each measurement is repeated [default: failover 50, pages 20, crowd 1, others 3]
     #[arg(long, global = true)]
     rounds: Option<NonZeroUsize>,
     /// Leave the programs out: measure the tunnel with nothing around it, and the limits
@@ -88,6 +90,12 @@ enum What {
         #[arg(long, default_value_t = STREAMS)]
         streams: usize,
     },
+    /// Every page and list of the administration with a large stock of records, and central's memory
+    Pages {
+        /// How much there is; Process Servers, destinations and events in the ratio 1 : 2 : 100
+        #[arg(long, default_value_t = pages::PROCESS_SERVERS)]
+        process_servers: usize,
+    },
     /// Everything above
     All,
 }
@@ -110,12 +118,14 @@ impl What {
             Self::Throughput { mebibytes } => throughput::measure(or(3), beside, mebibytes, only).await,
             Self::Latency => latency::measure(or(3), beside, only).await,
             Self::Crowd { streams } => crowd::measure(or(1), streams, beside.bare).await,
+            Self::Pages { process_servers } => pages::measure(or(pages::ROUNDS), process_servers).await,
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
                 all.extend(idle::measure(or(3)).await);
                 all.extend(throughput::measure(or(3), beside, throughput::TOTAL_MIB, only).await);
                 all.extend(latency::measure(or(3), beside, only).await);
                 all.extend(crowd::measure(or(1), STREAMS, beside.bare).await);
+                all.extend(pages::measure(or(pages::ROUNDS), pages::PROCESS_SERVERS).await);
                 all
             }
         }

@@ -94,6 +94,7 @@ fn targets(figure: &Figure) -> String {
     let each = figure.targets.iter().map(|target| {
         let of = match target.of {
             Statistic::Median => "median",
+            Statistic::P95 => "p95",
             Statistic::P99 => "p99",
             Statistic::Max => "max",
         };

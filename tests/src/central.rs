@@ -41,7 +41,11 @@ impl Central {
     /// The same with these Environments, and with `settings` appended to its file, whose last section
     /// is `[tunnel]`. Answers with the first Environment's administrator.
     pub async fn start_with(environments: &[&str], settings: &str) -> Self {
-        let folder = Folder::new("central");
+        Self::start_on(Folder::new("central"), environments, settings).await
+    }
+
+    /// The same in a folder whose `data` may hold records already.
+    pub async fn start_on(folder: Folder, environments: &[&str], settings: &str) -> Self {
         let (admin, tunnel) = (port::free(), port::free());
         let data_dir = folder.join("data");
         let config = Self::config(&data_dir, admin, tunnel);
@@ -74,6 +78,20 @@ impl Central {
     /// Where it keeps its state.
     pub fn data_dir(&self) -> PathBuf {
         self.running.folder.join("data")
+    }
+
+    /// The address of its API and its pages.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.process.pid()
+    }
+
+    /// The file of the first administrator's token.
+    pub fn token_file(&self) -> &Path {
+        &self.token_file
     }
 
     /// Tells it to stop, as its operator would, and does not wait.

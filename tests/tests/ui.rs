@@ -26,6 +26,9 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
     let admin = link.trim().split("/setup/").next().unwrap().to_owned();
     let mut browser = Browser::open().await;
 
+    let wrong = look_at(&mut browser, &axe(), "set-up", link.trim()).await;
+    assert!(wrong.is_empty(), "{wrong:?}");
+    browser.look(1280, false).await;
     browser.goto(link.trim()).await;
     browser.fill("name", "anna").await;
     browser.fill("password", "short").await;
@@ -146,8 +149,10 @@ async fn each_page_is_fit_to_be_looked_at() {
     assert_eq!(page.as_array().map(Vec::len), Some(2));
     let first = dev.first_active().to_owned();
     let mut browser = Browser::open().await;
-    sign_in(&mut browser, &dev, "/", "anna").await;
     let axe = axe();
+    let folder = pictures();
+    let mut wrong = look_at(&mut browser, &axe, "sign-in", &format!("{}/sign-in", dev.admin_url())).await;
+    sign_in(&mut browser, &dev, "/", "anna").await;
     let paths = [
         ("overview", "/".to_owned()),
         ("process-servers", "/process-servers".to_owned()),
@@ -159,6 +164,7 @@ async fn each_page_is_fit_to_be_looked_at() {
         ("destination-edit", "/destinations/orders-db/edit".to_owned()),
         ("streams", "/streams".to_owned()),
         ("failovers", "/failovers".to_owned()),
+        ("drills", "/drills".to_owned()),
         ("events", "/events".to_owned()),
         ("alerts", "/alerts".to_owned()),
         ("alert-endpoint", "/alerts/endpoint".to_owned()),
@@ -167,28 +173,81 @@ async fn each_page_is_fit_to_be_looked_at() {
         ("settings", "/settings".to_owned()),
         ("not-there", "/process-servers/nobody".to_owned()),
     ];
-    let folder = pictures();
-    let mut wrong = Vec::new();
     for (page, path) in &paths {
-        for (look, width, dark) in [("light", 1280, false), ("dark", 1280, true), ("phone", 390, false)] {
-            browser.look(width, dark).await;
-            browser.goto(&format!("{}{path}", dev.admin_url())).await;
-            browser.picture(&folder.join(format!("{page}-{look}.png"))).await;
-            let wide = browser.eval("document.documentElement.scrollWidth").await;
-            if wide.as_u64() > Some(u64::from(width)) {
-                wrong.push(format!("{page} ({look}) is {wide} wide on a screen of {width}"));
-            }
-            wrong.extend(
-                serious(&mut browser, &axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")),
-            );
-        }
+        wrong.extend(look_at(&mut browser, &axe, page, &format!("{}{path}", dev.admin_url())).await);
         let complaints = browser.complaints();
         // A page about something that is not there is a 404, and the browser says so.
         if *page != "not-there" {
             wrong.extend(complaints.into_iter().map(|one| format!("{page}: {one}")));
         }
     }
+    // What a form leaves behind is a page of its own: the secret that is shown once, and the stages of an enrolment.
+    browser.look(390, false).await;
+    browser.goto(&format!("{}/people", dev.admin_url())).await;
+    browser.press("Make a token").await;
+    browser.sees("The new token, shown this once").await;
+    browser.picture(&folder.join("token-phone.png")).await;
+    wrong.extend(serious(&mut browser, &axe).await.into_iter().map(|one| format!("token: {one}")));
+    browser.goto(&format!("{}/enrol", dev.admin_url())).await;
+    browser.fill("name", "gamma").await;
+    browser.press("Make a token").await;
+    browser.sees("gamma").await;
+    browser.picture(&folder.join("enrol-token-phone.png")).await;
+    wrong.extend(serious(&mut browser, &axe).await.into_iter().map(|one| format!("enrol token: {one}")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_failover_is_rehearsed_and_a_lost_edit_is_a_conflict_from_the_page() {
+    let dev = Dev::start(&[]).await;
+    dev.until_all_configured().await;
+    for (name, role) in [("anna", "cloud_administrator"), ("vera", "viewer")] {
+        dev.api().post("/users", json!({"name": name, "role": role, "password": PASSWORD})).await;
+    }
+    let mut browser = Browser::open().await;
+    sign_in(&mut browser, &dev, "/drills", "anna").await;
+    browser.sees("None yet").await;
+    browser.press("Begin the drill").await;
+    browser.sees("The drill has begun").await;
+    browser
+        .until(
+            "the drill passes before one's eyes",
+            "document.querySelector('#dr-1')?.innerText.includes('passed')",
+        )
+        .await;
+
+    browser.goto(&format!("{}/people", dev.admin_url())).await;
+    browser.eval("document.querySelector('#role-vera').open = true").await;
+    // Somebody else is faster.
+    dev.api().patch("/users/vera", json!({"role": "operator"})).await;
+    browser.eval("document.querySelector('#role-of-vera').value = 'administrator'").await;
+    browser.press_within("#role-vera", "Change").await;
+    browser.sees("Somebody else changed this user meanwhile").await;
+    assert_eq!(browser.eval("document.querySelector('#role-of-vera').value").await, "administrator");
+    assert_eq!(dev.api().get("/users/vera").await["role"], "operator");
+    browser.press_within("#role-vera", "Change").await;
+    browser.sees("vera was changed").await;
+
+    browser.goto(&format!("{}/settings", dev.admin_url())).await;
+    browser.sees("gateway.connect_timeout").await;
+    browser.sees("command line").await;
+}
+
+/// Light, dark and at phone width: pictures, and what is wrong with it.
+async fn look_at(browser: &mut Browser, axe: &str, page: &str, url: &str) -> Vec<String> {
+    let folder = pictures();
+    let mut wrong = Vec::new();
+    for (look, width, dark) in [("light", 1280, false), ("dark", 1280, true), ("phone", 390, false)] {
+        browser.look(width, dark).await;
+        browser.goto(url).await;
+        browser.picture(&folder.join(format!("{page}-{look}.png"))).await;
+        let wide = browser.eval("document.documentElement.scrollWidth").await;
+        if wide.as_u64() > Some(u64::from(width)) {
+            wrong.push(format!("{page} ({look}) is {wide} wide on a screen of {width}"));
+        }
+        wrong.extend(serious(browser, axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")));
+    }
+    wrong
 }
 
 /// `kill -9`.

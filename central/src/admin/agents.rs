@@ -1,6 +1,6 @@
 //! How agents become known over HTTP: a one-time token for a certificate, a certificate for a younger
-//! one, an expired one for a place in the list of those that ask to come back. They live on the tunnel listener, beside the websockets; browsers and administrators
-//! never come here.
+//! one, an expired one for a place in the list of those that ask to come back. They live on the tunnel
+//! listener, beside the websockets; browsers and administrators never come here.
 
 use std::net::SocketAddr;
 
@@ -16,12 +16,17 @@ use proto::hello::{
     ENROLL_PATH, EnrollRequest, Enrolled, RENEW_PATH, RETURN_PATH, Refusal, RefusalCode, RenewRequest,
     ReturnRequest,
 };
+use serde_json::json;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::{input::Json, request};
+use super::{
+    input::Json,
+    request::{self, RequestId},
+};
 use crate::{
+    audit::Audit,
     enrolment::{AgentIdentity, Enrolment},
     gateway::Gateways,
 };
@@ -30,6 +35,7 @@ use crate::{
 #[derive(Clone)]
 pub struct EnrolmentState {
     pub enrolment: Enrolment,
+    pub audit: Audit,
     pub gateways: Gateways,
 }
 
@@ -50,6 +56,8 @@ pub fn enrolment_routes(state: EnrolmentState) -> Router {
 
 async fn enroll(
     State(state): State<EnrolmentState>,
+    from: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(RequestId(id)): Extension<RequestId>,
     headers: HeaderMap,
     Json(request): Json<EnrollRequest>,
 ) -> Result<Answer<Enrolled>, Refused> {
@@ -61,7 +69,9 @@ async fn enroll(
             info!(%error, name = %request.name, "Refused an enrolment");
         }
         Refused(error.refusal())
-    })?;
+    });
+    state.note("agents.enroll", Some(request.name.to_string()), from, id, &enrolled).await;
+    let enrolled = enrolled?;
     state.reload(&enrolled).await;
     Ok(Answer(enrolled))
 }
@@ -92,6 +102,7 @@ async fn renew(
 async fn come_back(
     State(state): State<EnrolmentState>,
     from: Option<Extension<ConnectInfo<SocketAddr>>>,
+    Extension(RequestId(id)): Extension<RequestId>,
     headers: HeaderMap,
     Json(request): Json<ReturnRequest>,
 ) -> Result<Answer<Enrolled>, Refused> {
@@ -100,18 +111,45 @@ async fn come_back(
         let message = "many ask to come back at once: try again in a minute".to_owned();
         return Err(Refused(Refusal { code: RefusalCode::Busy, message }));
     };
-    let from = from.map(|Extension(ConnectInfo(address))| address.ip());
-    let back = state.enrolment.come_back(&request, from, OffsetDateTime::now_utc()).await;
+    let address = from.as_ref().map(|Extension(ConnectInfo(address))| address.ip());
+    let back = state.enrolment.come_back(&request, address, OffsetDateTime::now_utc()).await;
     let back = back.map_err(|error| {
         let refusal = error.refusal();
         info!(%error, code = %refusal.code, "An agent with an expired certificate was not let in");
         Refused(refusal)
     })?;
+    // That one asks in vain stands on its Process Server: it asks again and again.
+    let name = back.name.to_string();
+    let back = Ok(back);
+    state.note("agents.return", Some(name), from, id, &back).await;
+    let back = back?;
     state.reload(&back).await;
     Ok(Answer(back))
 }
 
 impl EnrolmentState {
+    /// Into the audit log, behind what was done or refused. What nobody proved to be belongs to the first Environment.
+    async fn note(
+        &self,
+        action: &str,
+        name: Option<String>,
+        from: Option<Extension<ConnectInfo<SocketAddr>>>,
+        request_id: String,
+        outcome: &Result<Enrolled, Refused>,
+    ) {
+        let Some((first, _)) = self.gateways.iter().next() else { return };
+        let from = from.map(|Extension(ConnectInfo(address))| address.ip().to_canonical());
+        let trail = self.audit.begin(first.clone(), action.to_owned(), name, from, request_id);
+        match outcome {
+            Ok(enrolled) => {
+                let who = json!({ "kind": "agent", "name": enrolled.name, "agent": enrolled.agent });
+                trail.by(&enrolled.environment, who, format!("agent/{}", enrolled.agent));
+                trail.end(StatusCode::OK.as_u16(), None).await;
+            }
+            Err(refused) => trail.end(refused.status().as_u16(), Some(&refused.0.code.to_string())).await,
+        }
+    }
+
     /// The agent has its certificate either way; the room reads the records again at the next occasion.
     async fn reload(&self, enrolled: &Enrolled) {
         if let Some(gateway) = self.gateways.of(&enrolled.environment)
@@ -134,9 +172,9 @@ fn no_browser(headers: &HeaderMap) -> Result<(), Refused> {
 /// A refusal on its way to an agent, which reads the code and shows the message.
 struct Refused(Refusal);
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let status = match self.0.code {
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self.0.code {
             RefusalCode::Malformed | RefusalCode::Clock | RefusalCode::Version => StatusCode::BAD_REQUEST,
             RefusalCode::Busy | RefusalCode::Stopping | RefusalCode::Internal => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -150,7 +188,12 @@ impl IntoResponse for Refused {
             | RefusalCode::CannotResume
             | RefusalCode::Waiting
             | RefusalCode::Other => StatusCode::FORBIDDEN,
-        };
-        (status, Answer(self.0)).into_response()
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status(), Answer(self.0)).into_response()
     }
 }

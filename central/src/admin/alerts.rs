@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use super::{
     AppState,
     input::{self, Json, Query},
+    paging::{self, Order, Page, Range},
     problem::{FieldError, Problem},
     process_servers::NoFields,
     rights::Caller,
@@ -24,10 +25,6 @@ use super::{
 };
 use crate::alerts::{Book, Maintenance, SettingsError};
 
-/// The most deliveries in one answer.
-const LIMIT_MAX: usize = 1000;
-/// Deliveries in an answer where no limit is given.
-const LIMIT_DEFAULT: usize = 100;
 /// Silence that lasts longer is forgotten by whoever asked for it.
 const MAINTENANCE_MAX: time::Duration = time::Duration::days(7);
 const REASON_BYTES_MAX: usize = 512;
@@ -182,29 +179,20 @@ pub(super) async fn test(
     Ok(Answer(answers))
 }
 
-/// `?limit=N`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Range {
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
 /// What was told and what still waits, newest first.
 pub(super) async fn deliveries(
     State(state): State<AppState>,
     caller: Caller,
     Query(range): Query<Range>,
-) -> Result<Answer<Vec<Delivery>>, Problem> {
-    let limit = range.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::field("limit", format!("must be 1 to {LIMIT_MAX}")));
-    }
+) -> Result<Page<Delivery>, Problem> {
     let stored = state.alert_book(&caller).deliveries().await?;
+    let cursor = |delivery: &Delivery| {
+        let order = format!("{}-{}", delivery.alert.kind as u8, delivery.id.as_str());
+        paging::at(delivery.created_at, &order)
+    };
     let mut deliveries: Vec<Delivery> = stored.into_iter().map(|stored| stored.value).collect();
-    deliveries.sort_by_key(|delivery| std::cmp::Reverse((delivery.created_at, delivery.alert.kind)));
-    deliveries.truncate(limit);
-    Ok(Answer(deliveries))
+    deliveries.sort_by_cached_key(|delivery| std::cmp::Reverse(cursor(delivery)));
+    range.page("/alerts/deliveries", deliveries, Order::Falling, cursor, |text| Some(text.to_owned()))
 }
 
 /// Sends a delivery again, whatever became of it, under the id its receiver knows.

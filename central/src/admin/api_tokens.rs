@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 
 use super::{
     AppState,
-    input::{Json, Named, ttl},
+    input::{Json, Named, Query, ttl},
+    paging::{self, Page, Range},
     problem::Problem,
     rights::{Caller, Role},
     token::{TokenError, TokenRecord},
@@ -42,16 +43,21 @@ impl TokenAnswer {
     }
 }
 
+/// Newest last.
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<TokenAnswer>>, Problem> {
-    let mut answers = Vec::new();
-    for token in state.api_tokens.list(&caller.environment).await? {
+    Query(range): Query<Range>,
+) -> Result<Page<TokenAnswer>, Problem> {
+    let tokens = state.api_tokens.list(&caller.environment).await?;
+    let cursor = |token: &TokenRecord| paging::at(token.created_at, &token.id);
+    let Page { items, next } = range.by_name("/api-tokens", tokens, cursor)?;
+    let mut answers = Vec::with_capacity(items.len());
+    for token in items {
         let last_used = state.api_tokens.last_used(&token).await?;
         answers.push(TokenAnswer::of(token, last_used));
     }
-    Ok(Answer(answers))
+    Ok(Page { items: answers, next })
 }
 
 /// The body of `POST /api-tokens`.

@@ -6,17 +6,17 @@ use axum::{
     Json as Answer,
     body::{Body, Bytes},
     extract::{ConnectInfo, Request, State},
-    http::{HeaderValue, Method, header},
+    http::{Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     API, AppState,
     input::Query,
+    paging::{Numbers, Page},
     problem::Problem,
     request::RequestId,
     rights::{Caller, Who},
@@ -26,10 +26,6 @@ use crate::{
     store::{SharedStore, StoreError},
 };
 
-/// The most records in one answer.
-const LIMIT_MAX: usize = 1000;
-/// Records in an answer where no limit is given.
-const LIMIT_DEFAULT: usize = 100;
 /// Records of an export that are read at once.
 const EXPORTED_AT_ONCE: usize = 500;
 
@@ -96,45 +92,19 @@ fn target(pattern: &str, path: &str) -> Option<String> {
     parts.find(|(pattern, _)| pattern.starts_with('{')).map(|(_, part)| part.to_owned())
 }
 
-/// `?after=SEQ&limit=N`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Range {
-    /// Only records with a larger number; without it, the newest.
-    #[serde(default)]
-    after: Option<u64>,
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
-/// Oldest first either way, so that the last one's `seq` is the next `after`.
+/// Oldest first either way.
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-    Query(range): Query<Range>,
-) -> Result<Response, Problem> {
-    let limit = range.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::field("limit", format!("must be 1 to {LIMIT_MAX}")));
-    }
+    Query(range): Query<Numbers>,
+) -> Result<Page<Value>, Problem> {
+    let limit = range.limit()?;
     let log = state.audit.log(&caller.environment);
     let records = match range.after {
         Some(after) => log.list(after, limit).await?,
         None => log.newest(limit).await?,
     };
-    let last = records.last().and_then(|record| record.get("seq")).and_then(Value::as_u64);
-    let more = match last {
-        Some(last) if range.after.is_some() => log.head().await?.seq > last,
-        Some(_) | None => false,
-    };
-    let mut response = Answer(&records).into_response();
-    if let (Some(last), true) = (last, more) {
-        let link = format!("<{API}/audit?after={last}&limit={limit}>; rel=\"next\"");
-        if let Ok(link) = HeaderValue::from_str(&link) {
-            response.headers_mut().insert(header::LINK, link);
-        }
-    }
-    Ok(response)
+    Ok(range.page("/audit", records, |record| record["seq"].as_u64().unwrap_or_default()))
 }
 
 /// Where the log begins and ends.

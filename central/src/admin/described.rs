@@ -7,7 +7,7 @@ use super::{
     about::{About, Shape, says},
     alerts, api_tokens, destinations, drills, enrollment_tokens, gateway, meta, process_servers,
     process_servers::NoFields,
-    raft, sign_in, users,
+    raft, settings, sign_in, traffic, users,
 };
 use crate::{
     alerts::Maintenance,
@@ -69,7 +69,7 @@ descriptions! {
         .lists::<Value>(),
     GET "/audit/head" => says("Where the audit log begins and ends; keep it to notice a cut.").answers::<Value>(),
     GET "/audit/export" => says("The whole audit log, a JSON record a line.").writes("application/x-ndjson"),
-    GET "/users" => says("The Environment's users.").lists::<users::UserAnswer>(),
+    GET "/users" => says("The Environment's users, by name.").pages().lists::<users::UserAnswer>(),
     POST "/users" => says("Makes a user.").takes::<users::NewUserRequest>().creates::<users::UserAnswer>(),
     GET "/users/{name}" => says("One user.").answers::<users::UserAnswer>(),
     PATCH "/users/{name}" => says("Changes a user's role or password, or locks them out.")
@@ -135,7 +135,8 @@ descriptions! {
     POST "/destinations/{name}/test" => says("Tries every hop to a destination, through the active and from every candidate.")
         .takes::<destinations::TestRequest>()
         .answers::<TestReport>(),
-    GET "/enrollment-tokens" => says("Enrolment tokens that may still be redeemed, without their secrets.")
+    GET "/enrollment-tokens" => says("Enrolment tokens of the last day, without their secrets, oldest first.")
+        .pages()
         .lists::<Value>(),
     POST "/enrollment-tokens" => says("Makes a one-time token that lets a new agent in.")
         .takes::<enrollment_tokens::NewToken>()
@@ -151,9 +152,7 @@ descriptions! {
     POST "/alerts/test" => says("Sends a rehearsal to the real receivers and shows their answers.")
         .takes::<alerts::TestRequest>()
         .lists::<alerts::Tested>(),
-    GET "/alerts/deliveries" => says("What was told and what still waits, newest first.")
-        .asks("limit", "integer", "At most so many, 1 to 1000.")
-        .lists::<Value>(),
+    GET "/alerts/deliveries" => says("What was told and what still waits, newest first.").pages().lists::<Value>(),
     POST "/alerts/deliveries/{id}/send-again" => says("Sends a delivery again, under the id its receiver knows.")
         .takes::<NoFields>()
         .answers::<Value>(),
@@ -166,8 +165,12 @@ descriptions! {
         .asks("after", "integer", "Only events with a larger number; without it, the newest.")
         .asks("limit", "integer", "At most so many, 1 to 1000.")
         .lists::<Event>(),
+    GET "/traffic" => says("What was carried in the last hour, step by step.").answers::<traffic::Traffic>(),
+    GET "/settings" => says("Every setting in force with its default and its source, and how central itself is.")
+        .answers::<settings::SettingsAnswer>(),
     GET "/streams" => says("Who uses the gateway now: the open streams.").pages().lists::<OpenStream>(),
     GET "/streams/closed" => says("The last streams that ended, newest first, and where their time went.")
+        .pages()
         .lists::<ClosedStream>(),
     POST "/streams/{id}/end" => says("Resets both ends of a stream.")
         .takes::<NoFields>()
@@ -176,7 +179,7 @@ descriptions! {
     GET "/failovers/{id}" => says("One loss or move of the tunnel, from its beginning to its end.").answers::<Failover>(),
     GET "/raft" => says("The gateway group's membership, as central's own member sees it.")
         .may_answer::<raft::RaftAnswer>(),
-    GET "/api-tokens" => says("API tokens without their secrets.").lists::<api_tokens::TokenAnswer>(),
+    GET "/api-tokens" => says("API tokens without their secrets, newest last.").pages().lists::<api_tokens::TokenAnswer>(),
     POST "/api-tokens" => says("Makes an API token; the only answer that holds its secret.")
         .takes::<api_tokens::NewToken>()
         .creates::<api_tokens::Created>(),

@@ -1,7 +1,7 @@
 //! `/destinations`: named places reachable through the gateway. Listeners follow the store's changes
 //! by themselves; here the records are changed, and a real stream is opened to try one.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use proto::Name;
@@ -85,15 +85,12 @@ pub(super) async fn list(
     Query(range): Query<Range>,
 ) -> Result<Page<DestinationAnswer<TestSummary>>, Problem> {
     let records = state.destinations(&caller).list().await?;
-    let tests = state.destination_tests(&caller).all().await?;
-    let mut tests: BTreeMap<_, _> =
-        tests.into_iter().map(|test| (test.destination.clone(), test.summarised())).collect();
-    let with_test = |record: Destination| {
+    let page = range.by_name("/destinations", records, |record| record.name.to_string())?;
+    let mut tests = state.destination_tests(&caller).summaries().await?;
+    Ok(page.map(|record| {
         let last_test = tests.remove(&record.name);
         answer(&state, &caller, record, last_test)
-    };
-    let all = records.into_iter().map(with_test).collect();
-    range.by_name("/destinations", all, |destination| destination.record.name.to_string())
+    }))
 }
 
 pub(super) async fn show(

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 
 use super::{
     AppState,
-    input::{Json, ttl},
+    input::{Json, Query, ttl},
+    paging::{self, Page, Range},
     problem::Problem,
     rights::Caller,
 };
@@ -88,13 +89,15 @@ pub(super) struct TokenAnswer {
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<TokenAnswer>>, Problem> {
+    Query(range): Query<Range>,
+) -> Result<Page<TokenAnswer>, Problem> {
     let tokens = state.enrolment.tokens(&caller.environment).await?;
-    let answer = tokens.into_iter().map(|token| {
+    let page =
+        range.by_name("/enrollment-tokens", tokens, |token| paging::at(token.created_at, &token.id))?;
+    Ok(page.map(|token| {
         let OneTimeToken { id, name, created_at, expires_at, used, .. } = token;
         TokenAnswer { id, name, created_at, expires_at, used }
-    });
-    Ok(Answer(answer.collect()))
+    }))
 }
 
 impl From<TokenError> for Problem {

@@ -40,6 +40,16 @@ pub(super) async fn show(
     let mut registry = Registry::with_prefix("postern");
     sheet.register(&mut registry);
     state.measures.register(&mut registry);
+    state.storage.register(&mut registry);
+    let expiries: Family<Labels, Value> = Family::default();
+    for (purpose, at) in state.enrolment.ca().expiries() {
+        expiries.get_or_create(&vec![("purpose", purpose.to_owned())]).set(seconds(at));
+    }
+    registry.register(
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate of central's own ends",
+        expiries,
+    );
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => Ok(([(header::CONTENT_TYPE, MEDIA)], text).into_response()),
@@ -75,6 +85,7 @@ struct Sheet {
     raft_index: Family<Labels, Value>,
     raft_voters: Family<Labels, Value>,
     webhooks: Family<Labels, Value>,
+    oldest_webhook: Family<Labels, Value>,
 }
 
 impl Sheet {
@@ -136,8 +147,12 @@ impl Sheet {
             self.raft_voters.get_or_create(&of()).set(raft.voters.len() as f64);
         }
         let book = Book::new(state.store.clone(), name, state.alert_hold_down);
-        let pending = book.deliveries().await?.iter().filter(|stored| stored.value.is_open()).count();
-        self.webhooks.get_or_create(&of()).set(pending as f64);
+        let deliveries = book.deliveries().await?;
+        let pending = deliveries.iter().map(|stored| &stored.value).filter(|delivery| delivery.is_open());
+        self.webhooks.get_or_create(&of()).set(pending.clone().count() as f64);
+        if let Some(oldest) = pending.map(|delivery| delivery.created_at).min() {
+            self.oldest_webhook.get_or_create(&of()).set(seconds(oldest));
+        }
         Ok(())
     }
 
@@ -167,6 +182,11 @@ impl Sheet {
         registry.register("raft_log_index", "Applied by central's own member", self.raft_index);
         registry.register("raft_voters", "Voters of the group", self.raft_voters);
         registry.register("webhook_pending", "Alerts that are not delivered yet", self.webhooks);
+        registry.register(
+            "webhook_oldest_pending_timestamp_seconds",
+            "When the oldest alert was decided that is not delivered yet",
+            self.oldest_webhook,
+        );
     }
 }
 

@@ -40,9 +40,11 @@ pub mod rights;
 pub mod routes;
 mod same_origin;
 pub mod serve;
+pub mod settings;
 pub mod sign_in;
 mod streams;
 pub mod token;
+mod traffic;
 mod users;
 mod version;
 
@@ -68,7 +70,8 @@ use crate::{
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
     people::People,
-    store::SharedStore,
+    series::Lately,
+    store::{SharedStore, measured::StoreTimings},
 };
 use problem::Problem;
 use rights::Caller;
@@ -98,6 +101,12 @@ pub struct AppState {
     /// The places for those who follow the events.
     pub following: follow::Following,
     pub measures: measure::Measures,
+    /// How long the store takes.
+    pub storage: StoreTimings,
+    /// What was carried in the last hour.
+    pub lately: Lately,
+    /// What was decided before central started.
+    pub installation: Arc<settings::Installation>,
     /// Whether `/metrics` needs no token: the operator's word.
     pub metrics_open: bool,
     /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.

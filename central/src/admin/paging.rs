@@ -1,6 +1,7 @@
 //! Pages of a list: `?limit=N&after=CURSOR`, and a `Link` to the next one where there is more.
 //!
-//! A cursor names the last item of a page, so that what was added or removed meanwhile moves nothing.
+//! A cursor names the last item of a page, so that what was added or removed meanwhile moves nothing. Histories are
+//! numbered, and begin with their newest where nobody says how far they have read: [`Numbers`].
 
 use axum::{
     Json,
@@ -8,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::{API, problem::Problem};
 
@@ -27,24 +29,55 @@ pub(super) struct Range {
 /// One page.
 #[derive(Debug)]
 pub(super) struct Page<T> {
-    items: Vec<T>,
-    next: Option<String>,
+    pub(super) items: Vec<T>,
+    /// The `Link` to what comes behind it.
+    pub(super) next: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// One that was read as such, and the cursor of its last item where there may be more.
-    pub(super) fn behind(path: &str, items: Vec<T>, last: Option<&str>, limit: usize) -> Self {
-        Self { items, next: last.map(|last| link(path, last, limit)) }
+    /// The same page with every item as it is answered.
+    pub(super) fn map<U>(self, show: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(show).collect(), next: self.next }
     }
+}
+
+/// What of a numbered history is wanted: `?after=SEQ&limit=N`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Numbers {
+    /// Only what has a larger number; without it, the newest.
+    #[serde(default)]
+    pub(super) after: Option<u64>,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+impl Numbers {
+    /// Items of a history's page where nothing is said: the newest are what people look for.
+    const LIMIT_DEFAULT: usize = 100;
+
+    pub(super) fn limit(&self) -> Result<usize, Problem> {
+        bounded(self.limit.unwrap_or(Self::LIMIT_DEFAULT))
+    }
+
+    /// The page that was read as asked, oldest first either way, so that the last one's number is the next `after`.
+    /// A full one may have been the last: the next is empty then.
+    pub(super) fn page<T>(&self, path: &str, items: Vec<T>, number: impl Fn(&T) -> u64) -> Page<T> {
+        let limit = self.limit.unwrap_or(Self::LIMIT_DEFAULT);
+        let more = self.after.is_some() && items.len() >= limit;
+        let last = items.last().filter(|_| more).map(number);
+        Page { items, next: last.map(|last| link(path, &last.to_string(), limit)) }
+    }
+}
+
+/// The cursor of a list in the order of time: the moment, and a name to tell two of the same moment apart.
+pub(super) fn at(moment: OffsetDateTime, id: &str) -> String {
+    format!("{:020}-{id}", moment.unix_timestamp_nanos())
 }
 
 impl Range {
     pub(super) fn limit(&self) -> Result<usize, Problem> {
-        let limit = self.limit.unwrap_or(LIMIT_MAX);
-        match (1..=LIMIT_MAX).contains(&limit) {
-            true => Ok(limit),
-            false => Err(Problem::field("limit", format!("must be 1 to {LIMIT_MAX}"))),
-        }
+        bounded(self.limit.unwrap_or(LIMIT_MAX))
     }
 
     pub(super) fn after(&self) -> Option<&str> {
@@ -84,7 +117,7 @@ impl Range {
         Ok(Page { items, next })
     }
 
-    /// The same of a list in the order of names.
+    /// The same of a list in the order of names, or of [moments](at).
     pub(super) fn by_name<T>(
         &self,
         path: &str,
@@ -100,6 +133,13 @@ impl Range {
 pub(super) enum Order {
     Rising,
     Falling,
+}
+
+fn bounded(limit: usize) -> Result<usize, Problem> {
+    match (1..=LIMIT_MAX).contains(&limit) {
+        true => Ok(limit),
+        false => Err(Problem::field("limit", format!("must be 1 to {LIMIT_MAX}"))),
+    }
 }
 
 /// Cursors are names and numbers; whatever else one holds is escaped.
@@ -165,6 +205,23 @@ mod tests {
         let range = Range { limit: Some(1), after: Some("3".into()) };
         let page = range.page("/x", vec![4, 3, 2, 1], Order::Falling, |n: &u64| *n, |text| text.parse().ok());
         assert_eq!(page.unwrap().items, [2]);
+    }
+
+    #[test]
+    fn a_history_begins_with_its_newest_and_is_read_on_by_number() {
+        let newest = Numbers { after: None, limit: Some(2) };
+        assert!(newest.page("/x", vec![8, 9], |n: &u64| *n).next.is_none());
+        let behind = Numbers { after: Some(7), limit: Some(2) };
+        let page = behind.page("/x", vec![8, 9], |n: &u64| *n);
+        assert_eq!(page.next.unwrap(), "</api/v1/x?after=9&limit=2>; rel=\"next\"");
+        assert_eq!(Numbers { after: None, limit: Some(1001) }.limit().unwrap_err().status(), 422);
+    }
+
+    #[test]
+    fn moments_and_their_cursors_have_the_same_order() {
+        let second = |n| OffsetDateTime::from_unix_timestamp(n).unwrap();
+        assert!(at(second(9), "b") < at(second(10), "a"));
+        assert!(at(second(10), "a") < at(second(10), "b"));
     }
 
     #[test]

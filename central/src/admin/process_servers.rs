@@ -93,8 +93,8 @@ pub(super) async fn list(
 ) -> Result<Page<ProcessServerAnswer>, Problem> {
     let servers = state.process_servers(&caller).list().await?;
     let looking = Looking::new(&state, &caller).await?;
-    let all = servers.into_iter().map(|server| looking.at(server)).collect();
-    range.by_name("/process-servers", all, |server| server.name.to_string())
+    let page = range.by_name("/process-servers", servers, |server| server.name.to_string())?;
+    Ok(page.map(|server| looking.at(server)))
 }
 
 pub(super) async fn show(

@@ -29,7 +29,7 @@ pub(super) struct RequestId(pub(super) String);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Said with every answer. The API has nothing that a browser should show; pages say their own.
-const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
+const SAFE_HEADERS: [(HeaderName, HeaderValue); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -38,6 +38,8 @@ const SAFE_HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    // Of this name only: what else stands on its host is others' business.
+    (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];

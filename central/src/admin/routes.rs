@@ -20,7 +20,7 @@ use super::{
         Needs,
         Role::{self, Administrator, CloudAdministrator, Operator, Viewer},
     },
-    same_origin, sign_in, streams, users,
+    same_origin, settings, sign_in, streams, traffic, users,
 };
 use crate::ui;
 
@@ -91,6 +91,8 @@ pub fn table() -> Vec<Route> {
         put("/alerts/maintenance", CloudAdministrator, alerts::begin_maintenance),
         delete("/alerts/maintenance", CloudAdministrator, alerts::end_maintenance),
         get("/events", Viewer, events::list),
+        get("/traffic", Viewer, traffic::show),
+        get("/settings", Administrator, settings::show),
         get("/streams", Viewer, streams::list),
         get("/streams/closed", Viewer, streams::closed),
         post("/streams/{id}/end", Operator, streams::end),

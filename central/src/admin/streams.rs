@@ -1,7 +1,6 @@
 //! `/streams`: who uses the gateway now, who did lately, and how to end one. Metadata only.
 
 use axum::{
-    Json as Answer,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -35,8 +34,10 @@ pub(super) async fn list(
 pub(super) async fn closed(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<ClosedStream>>, Problem> {
-    Ok(Answer(state.data_plane.closed_streams(&caller.environment)))
+    Query(range): Query<Range>,
+) -> Result<Page<ClosedStream>, Problem> {
+    let closed = state.data_plane.closed_streams(&caller.environment);
+    range.page("/streams/closed", closed, Order::Falling, |stream| stream.number, |text| text.parse().ok())
 }
 
 /// Both ends see a reset.

@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use super::{
     AppState,
-    input::{Json, Named},
+    input::{Json, Named, Query},
+    paging::{Page, Range},
     problem::Problem,
     rights::{Caller, Role},
     version::{IfMatch, Version, Versioned},
@@ -37,6 +38,8 @@ pub(super) struct UserAnswer {
     #[serde(with = "time::serde::rfc3339::option")]
     last_sign_in: Option<OffsetDateTime>,
     sessions: usize,
+    /// What `If-Match` takes, so that a list can be edited from.
+    version: String,
 }
 
 impl UserAnswer {
@@ -47,6 +50,7 @@ impl UserAnswer {
         all: &[SessionView],
     ) -> Result<Self, Problem> {
         Ok(Self {
+            version: version(&user).to_string(),
             role: user.role,
             disabled: user.disabled,
             has_password: user.has_password(),
@@ -61,14 +65,17 @@ impl UserAnswer {
 pub(super) async fn list(
     State(state): State<AppState>,
     caller: Caller,
-) -> Result<Answer<Vec<UserAnswer>>, Problem> {
+    Query(range): Query<Range>,
+) -> Result<Page<UserAnswer>, Problem> {
     let environment = &caller.environment;
     let sessions = state.people.sessions(environment, OffsetDateTime::now_utc()).await?;
-    let mut answers = Vec::new();
-    for user in state.people.users(environment).await? {
+    let users = state.people.users(environment).await?;
+    let Page { items, next } = range.by_name("/users", users, |user| user.name.to_string())?;
+    let mut answers = Vec::with_capacity(items.len());
+    for user in items {
         answers.push(UserAnswer::of(&state, environment, user, &sessions).await?);
     }
-    Ok(Answer(answers))
+    Ok(Page { items: answers, next })
 }
 
 pub(super) async fn show(

@@ -2,6 +2,8 @@
 //!
 //! A version is a digest of what can be edited: it changes with every edit and with nothing else.
 
+use std::fmt;
+
 use axum::{
     Json,
     extract::FromRequestParts,
@@ -33,6 +35,12 @@ impl Version {
     /// Puts it on an answer.
     pub(super) fn on<T: Serialize>(self, answer: T) -> Versioned<T> {
         Versioned { version: self, answer }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

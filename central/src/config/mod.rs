@@ -3,6 +3,7 @@
 //! Text becomes meaning here: behind this door a duration is a [`Duration`] within its bounds and an address
 //! can be bound. All mistakes in values are told together; an unknown key or bad TOML ends the reading.
 
+mod effective;
 mod file;
 mod mistake;
 
@@ -18,6 +19,7 @@ use std::{
 
 use proto::{EnvironmentName, hello::LinkSettings};
 
+pub use effective::{Setting, Source, Written};
 pub use mistake::ConfigError;
 pub use program::{
     Mistake,
@@ -56,6 +58,8 @@ pub struct Config {
     pub alerts: Alerts,
     pub listeners: Listeners,
     pub log: Log,
+    /// Which of all this a file wrote down.
+    pub written: Written,
 }
 
 /// The REST API, the UI and health.
@@ -153,6 +157,7 @@ impl Default for Config {
             alerts: Alerts { hold_down: 10 * S, allow_destinations: Vec::new() },
             listeners: Listeners { bind: Ipv4Addr::LOCALHOST.into() },
             log: Log { format: LogFormat::Text, level: "info".into() },
+            written: Written::default(),
         }
     }
 }
@@ -184,7 +189,7 @@ impl Config {
             }
         };
         let config = Reading { mistakes: &mut mistakes }.config(&file);
-        mistakes.none().map(|()| config)
+        mistakes.none().map(|()| Config { written: Written::of(text), ..config })
     }
 
     /// A file that says, with comments, what the defaults are.
@@ -269,6 +274,7 @@ impl Reading<'_, '_> {
                 format: file.log.format.as_ref().map_or(default.log.format, |format| *format.get_ref()),
                 level: self.level(&file.log.level, default.log.level),
             },
+            written: default.written,
         };
         self.together(file, &config);
         config

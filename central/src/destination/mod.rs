@@ -21,7 +21,7 @@ pub use url::{DestinationUrl, Scheme, Transport, UrlError};
 const DESTINATIONS: Collection<Destination> = Collection::new("destinations");
 
 /// The most destinations of one Environment; each to-site one holds a listener.
-pub const DESTINATIONS_MAX: usize = 1000;
+pub const DESTINATIONS_MAX: usize = 5000;
 /// The most streams of one destination that may be asked for.
 pub const STREAMS_MAX: u32 = 100_000;
 /// Streams of one destination at a time, where nothing else is said.

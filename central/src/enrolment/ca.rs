@@ -103,6 +103,13 @@ struct Server {
     renew_at: OffsetDateTime,
 }
 
+/// When a certificate ends. One of our own making can be read; if not, it counts as ended.
+fn end_of(certificate: &CertificateDer<'_>) -> OffsetDateTime {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    X509Certificate::from_der(certificate)
+        .map_or(OffsetDateTime::UNIX_EPOCH, |(_, read)| read.validity().not_after.to_datetime())
+}
+
 impl Ca {
     /// Opens the CA in `data_dir`, or founds it where there is none, and sees to a server certificate for
     /// `names` (host names and addresses) beside `localhost`, `127.0.0.1` and `::1`.
@@ -156,6 +163,13 @@ impl Ca {
     pub fn server_key(&self) -> Arc<CertifiedKey> {
         // Only ever replaced whole, so a panic elsewhere left nothing half-done.
         self.server.read().unwrap_or_else(PoisonError::into_inner).key.clone()
+    }
+
+    /// When central's own certificates end, by purpose.
+    pub fn expiries(&self) -> [(&'static str, OffsetDateTime); 2] {
+        let key = self.server_key();
+        let server = key.cert.first().map_or(OffsetDateTime::UNIX_EPOCH, end_of);
+        [("authority", end_of(&self.certificate)), ("server", server)]
     }
 
     /// Makes a new server certificate when two thirds of the present one's life are over. New connections get

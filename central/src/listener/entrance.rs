@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::{
     budget::{Budget, Taken},
-    ledger::Ledger,
+    ledger::{Arrival, Ledger},
     park::{Lot, NotOpened, Opener},
 };
 use crate::{
@@ -138,20 +138,20 @@ impl Entrance {
         Ok(inside)
     }
 
-    /// Counts a client that went away without a stream, and tells of it now and then.
-    pub fn refused(&self, client: SocketAddr, refusal: &Refusal) {
+    /// Counts and remembers a client that went away without a stream, and tells of it now and then.
+    pub fn refused(&self, arrival: Arrival, refusal: Refusal) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        let destination = self.destination();
-        debug!(destination = %destination.name, %client, reason = %refusal, "Reset a client");
+        let Arrival { trace_id, client, .. } = &arrival;
+        debug!(%trace_id, destination = %arrival.destination, %client, reason = %refusal, "Reset a client");
         // A client that leaves, or one that may not come in, is its own business: the log is enough.
         if !matches!(refusal, Refusal::Left | Refusal::Closed | Refusal::NotPermitted) {
             self.tell("connections_refused", &refusal.to_string());
         }
+        self.house.ledger.refused(arrival, refusal);
     }
 
     /// A stream broke. If the destination could not be reached in the first place, tells of it now and then.
-    pub fn broke(&self, client: SocketAddr, reset: &Reset) {
-        debug!(destination = %self.destination().name, %client, %reset, "A stream broke");
+    pub fn broke(&self, reset: &Reset) {
         if matches!(
             reset.code,
             ResetCode::NOT_ALLOWED
@@ -276,13 +276,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thousand_refusals_are_told_in_two_events() {
         let (entrance, mut events) = entrance("tcp://db:1", |_| {});
+        let arrival = || Arrival::now("db".parse().unwrap(), client("10.0.0.1:1"));
         for _ in 0..1000 {
-            entrance.refused(client("10.0.0.1:1"), &Refusal::LotFull(7));
+            entrance.refused(arrival(), Refusal::LotFull(7));
         }
         assert!(events.try_recv().unwrap().text.starts_with("a connection to destination db failed"));
         assert!(events.try_recv().is_err());
         tokio::time::advance(TELL_EVERY).await;
-        entrance.refused(client("10.0.0.1:1"), &Refusal::LotFull(7));
+        entrance.refused(arrival(), Refusal::LotFull(7));
         assert!(events.try_recv().unwrap().text.starts_with("1000 connections to destination db failed"));
     }
 

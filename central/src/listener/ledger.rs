@@ -13,20 +13,23 @@ use std::{
 };
 
 use proto::{
-    Epoch, Name,
-    driver::{Meter, StreamId, Tunnel},
+    Epoch, Name, TraceId,
+    driver::{Meter, Reset, StreamId, Tunnel},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+pub use super::account::{ClosedStream, Outcome};
+use super::entrance::Refusal;
 use crate::gateway::environment::ActiveTunnel;
 
-/// How many ended streams are remembered.
-pub const CLOSED_MAX: usize = 200;
-/// The longest reason that is remembered, in bytes.
-const REASON_BYTES_MAX: usize = 512;
+/// How many streams are remembered that ended as they should.
+pub const FINISHED_MAX: usize = 200;
+/// How many are remembered that broke or never came to be. They have places of their own: a busy destination must
+/// not make the one refusal forgotten that somebody asks for.
+pub const TROUBLED_MAX: usize = 200;
 
 /// Names a stream among all that this central has ever carried in its Environment: group, claim, number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,9 +45,11 @@ pub struct Ledger(Arc<Mutex<Pages>>);
 #[derive(Debug, Default)]
 struct Pages {
     open: BTreeMap<StreamKey, Open>,
-    closed: VecDeque<ClosedStream>,
+    finished: VecDeque<Closed>,
+    troubled: VecDeque<Closed>,
     opened: u64,
     refused: u64,
+    ended: u64,
 }
 
 /// How many there were since central started.
@@ -57,10 +62,8 @@ pub struct Counts {
 
 #[derive(Debug, Clone)]
 struct Open {
-    destination: Name,
-    client: SocketAddr,
+    arrival: Arrival,
     via: Name,
-    since: OffsetDateTime,
     began: Instant,
     parked: Duration,
     tunnel: Tunnel,
@@ -73,6 +76,9 @@ struct Open {
 pub struct OpenStream {
     #[schema(value_type = String)]
     pub id: StreamKey,
+    /// The same in the logs of central and of the agent.
+    #[schema(value_type = String)]
+    pub trace_id: TraceId,
     #[schema(value_type = String)]
     pub destination: Name,
     #[schema(value_type = String)]
@@ -91,59 +97,69 @@ pub struct OpenStream {
     pub draining: bool,
 }
 
-/// A stream that has ended, or never came to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ClosedStream {
-    #[schema(value_type = Option<String>)]
-    pub id: Option<StreamKey>,
-    #[schema(value_type = String)]
-    pub destination: Name,
-    #[schema(value_type = String)]
-    pub client: SocketAddr,
-    #[schema(value_type = Option<String>)]
-    pub via: Option<Name>,
-    /// When the client came.
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    pub ended_at: OffsetDateTime,
-    pub duration_ms: u64,
-    pub bytes_to_site: u64,
-    pub bytes_to_client: u64,
-    pub outcome: Outcome,
-    pub reason: String,
+/// A client whose stream has ended, or never came to be: the facts, of which [`account`](super::account) tells.
+#[derive(Debug, Clone)]
+pub(super) struct Closed {
+    /// Counts what ended since central started.
+    pub(super) number: u64,
+    pub(super) arrival: Arrival,
+    pub(super) ended_at: OffsetDateTime,
+    /// From its arrival to its end.
+    pub(super) lasted: Duration,
     /// How long it waited for a tunnel.
-    pub parked_ms: u64,
-    /// From the opening until the destination had accepted; nothing if it never did.
-    pub dial_ms: Option<u64>,
-    /// From the opening until the destination's first byte.
-    pub first_byte_ms: Option<u64>,
+    pub(super) parked: Duration,
+    /// What it got; nothing where it was refused.
+    pub(super) carried: Option<Carried>,
+    pub(super) ending: Ending,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = StreamOutcome)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Both ends had said all.
+/// What a stream that came to be has done.
+#[derive(Debug, Clone)]
+pub(super) struct Carried {
+    pub(super) key: StreamKey,
+    pub(super) via: Name,
+    /// From the opening until the destination had accepted; nothing if it never did.
+    pub(super) dial: Option<Duration>,
+    /// From the opening until the destination's first byte.
+    pub(super) first_byte: Option<Duration>,
+    pub(super) bytes_to_site: u64,
+    pub(super) bytes_to_client: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Ending {
+    #[error("both ends had said all")]
     Finished,
-    /// It was reset.
-    Broken,
+    #[error("an administrator ended it")]
+    Ended,
+    #[error("central closed it")]
+    Dropped,
+    /// With the operating system's reason.
+    #[error("the client's connection broke: {0}")]
+    ClientBroke(String),
+    /// The agent, the destination or the tunnel reset it.
+    #[error("{0}")]
+    Broke(Reset),
     /// The client got no stream.
-    Refused,
+    #[error("{0}")]
+    Refused(Refusal),
 }
 
 /// A client that has not got its stream yet.
 #[derive(Debug, Clone)]
 pub struct Arrival {
+    pub trace_id: TraceId,
     pub destination: Name,
     pub client: SocketAddr,
-    since: OffsetDateTime,
+    pub(super) since: OffsetDateTime,
     began: Instant,
 }
 
 impl Arrival {
     pub fn now(destination: Name, client: SocketAddr) -> Self {
-        Self { destination, client, since: OffsetDateTime::now_utc(), began: Instant::now() }
+        let trace_id = TraceId::random();
+        Self { trace_id, destination, client, since: OffsetDateTime::now_utc(), began: Instant::now() }
     }
 }
 
@@ -162,12 +178,10 @@ impl Ledger {
         let end = CancellationToken::new();
         let began = Instant::now();
         let open = Open {
-            destination: arrival.destination,
-            client: arrival.client,
-            via: active.name.clone(),
-            since: arrival.since,
-            began,
             parked: began.saturating_duration_since(arrival.began),
+            arrival,
+            via: active.name.clone(),
+            began,
             meter: active.tunnel.meter(stream),
             tunnel: active.tunnel.clone(),
             end: end.clone(),
@@ -180,25 +194,18 @@ impl Ledger {
     }
 
     /// Notes a client that got no stream.
-    pub fn refused(&self, arrival: Arrival, reason: &str) {
-        let waited = ms(arrival.began.elapsed());
+    pub fn refused(&self, arrival: Arrival, refusal: Refusal) {
+        let waited = arrival.began.elapsed();
         let mut pages = self.lock();
         pages.refused += 1;
-        pages.remember(ClosedStream {
-            id: None,
-            destination: arrival.destination,
-            client: arrival.client,
-            via: None,
-            since: arrival.since,
+        pages.remember(|number| Closed {
+            number,
+            arrival,
             ended_at: OffsetDateTime::now_utc(),
-            duration_ms: waited,
-            bytes_to_site: 0,
-            bytes_to_client: 0,
-            outcome: Outcome::Refused,
-            reason: bounded(reason),
-            parked_ms: waited,
-            dial_ms: None,
-            first_byte_ms: None,
+            lasted: waited,
+            parked: waited,
+            carried: None,
+            ending: Ending::Refused(refusal),
         });
     }
 
@@ -219,10 +226,11 @@ impl Ledger {
                 let (received, sent) = open.tunnel.stream_bytes(id.stream).unwrap_or_default();
                 OpenStream {
                     id,
-                    destination: open.destination,
-                    client: open.client,
+                    trace_id: open.arrival.trace_id,
+                    destination: open.arrival.destination,
+                    client: open.arrival.client,
                     via: open.via,
-                    since: open.since,
+                    since: open.arrival.since,
                     age_ms: ms(open.began.elapsed() + open.parked),
                     bytes_to_site: sent,
                     bytes_to_client: received,
@@ -240,7 +248,13 @@ impl Ledger {
 
     /// The last that ended, newest first.
     pub fn closed(&self) -> Vec<ClosedStream> {
-        self.lock().closed.iter().rev().cloned().collect()
+        // Copied first, as above.
+        let mut closed: Vec<Closed> = {
+            let pages = self.lock();
+            pages.finished.iter().chain(&pages.troubled).cloned().collect()
+        };
+        closed.sort_unstable_by_key(|one| std::cmp::Reverse(one.number));
+        closed.into_iter().map(ClosedStream::of).collect()
     }
 
     /// Ends a stream: both its ends are reset. `false`: there is none.
@@ -257,15 +271,27 @@ impl Ledger {
 }
 
 impl Pages {
-    fn remember(&mut self, closed: ClosedStream) {
-        if self.closed.len() >= CLOSED_MAX {
-            self.closed.pop_front();
+    fn remember(&mut self, closed: impl FnOnce(u64) -> Closed) {
+        self.ended += 1;
+        let closed = closed(self.ended);
+        let (book, most) = match closed.ending {
+            Ending::Finished | Ending::Ended => (&mut self.finished, FINISHED_MAX),
+            Ending::Dropped | Ending::ClientBroke(_) | Ending::Broke(_) | Ending::Refused(_) => {
+                (&mut self.troubled, TROUBLED_MAX)
+            }
+        };
+        if book.len() >= most {
+            book.pop_front();
         }
-        self.closed.push_back(closed);
+        book.push_back(closed);
     }
 }
 
 impl Line {
+    pub fn key(&self) -> StreamKey {
+        self.key
+    }
+
     /// Waits until somebody wants the stream to end, and tells its bytes so far: to the site, to the client.
     /// Cancel-safe.
     pub async fn ended(&self) -> (u64, u64) {
@@ -276,36 +302,36 @@ impl Line {
     }
 
     /// The stream has ended, so, after this many bytes.
-    pub fn close(self, outcome: Outcome, reason: &str, bytes_to_site: u64, bytes_to_client: u64) {
-        self.sign_out(outcome, reason, bytes_to_site, bytes_to_client);
+    pub fn close(self, ending: Ending, bytes_to_site: u64, bytes_to_client: u64) {
+        self.sign_out(ending, bytes_to_site, bytes_to_client);
     }
 
-    fn sign_out(&self, outcome: Outcome, reason: &str, bytes_to_site: u64, bytes_to_client: u64) {
+    fn sign_out(&self, ending: Ending, bytes_to_site: u64, bytes_to_client: u64) {
         let mut pages = self.ledger.lock();
         let Some(open) = pages.open.remove(&self.key) else { return };
-        let after = |at: Instant| ms(at.saturating_duration_since(open.began));
-        pages.remember(ClosedStream {
-            id: Some(self.key),
-            destination: open.destination,
-            client: open.client,
-            via: Some(open.via),
-            since: open.since,
+        let after = |at: Instant| at.saturating_duration_since(open.began);
+        pages.remember(|number| Closed {
+            number,
             ended_at: OffsetDateTime::now_utc(),
-            duration_ms: ms(open.began.elapsed()),
-            bytes_to_site,
-            bytes_to_client,
-            outcome,
-            reason: bounded(reason),
-            parked_ms: ms(open.parked),
-            dial_ms: open.meter.opened().map(after),
-            first_byte_ms: open.meter.first_byte().map(after),
+            lasted: open.parked + open.began.elapsed(),
+            parked: open.parked,
+            carried: Some(Carried {
+                key: self.key,
+                via: open.via,
+                dial: open.meter.opened().map(after),
+                first_byte: open.meter.first_byte().map(after),
+                bytes_to_site,
+                bytes_to_client,
+            }),
+            arrival: open.arrival,
+            ending,
         });
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.sign_out(Outcome::Broken, "central closed it", 0, 0);
+        self.sign_out(Ending::Dropped, 0, 0);
     }
 }
 
@@ -346,10 +372,6 @@ impl<'de> Deserialize<'de> for StreamKey {
     }
 }
 
-fn bounded(reason: &str) -> String {
-    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
-}
-
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,12 +5,14 @@
 //!   entrance  what one destination's listener and clients share: who may come in, counters, events
 //!   tcp       plain TCP behind an entrance: accept ─► park ─► open ─► relay
 //!   ledger    who uses the gateway now, and who did lately
+//!   account   hop by hop, what became of one that ended: which rule, and where its time went
 //!   park      waiting for a tunnel, and opening a stream in it; also what `POST …/test` uses
 //!   budget    how many clients this process may hold
 //! ```
 //!
 //! What TLS, HTTP, UDP or SOCKS listeners add is another `tcp`: the rest is the same for them.
 
+pub mod account;
 pub mod budget;
 pub mod entrance;
 mod follow;

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use proto::{
-    Name,
+    Name, TraceId,
     driver::{Open, OpenError, Reset, Transport, TunnelStream},
 };
 use tokio::{sync::watch, time::timeout};
@@ -81,7 +81,8 @@ impl Opener {
                 Some(active) => active,
                 None => timeout(limit, opening.tunnel()).await.map_err(|_| NotOpened::NoTunnel(limit))?,
             };
-            let Some(stream) = opening.try_open(&active, destination, Bytes::new())? else { continue };
+            let opened = opening.try_open(&active, destination, TraceId::random(), Bytes::new())?;
+            let Some(stream) = opened else { continue };
             let via = active.name;
             return match stream.opened().await {
                 Ok(()) => Ok(Through { stream, via }),
@@ -130,6 +131,7 @@ impl Opening {
         &self,
         active: &ActiveTunnel,
         destination: &Destination,
+        trace_id: TraceId,
         first: Bytes,
     ) -> Result<Option<TunnelStream>, NotOpened> {
         let full = |reason: String| NotOpened::Full { via: active.name.clone(), reason };
@@ -138,7 +140,7 @@ impl Opening {
             destination.name.as_str(),
             destination.url.host(),
             destination.url.port(),
-            rand::random(),
+            *trace_id.as_bytes(),
         );
         // Names and hosts were checked when the destination entered, with tighter bounds than a frame's.
         let open = open.map_err(|odd| full(odd.to_string()))?;

@@ -28,7 +28,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     entrance::{Entrance, Inside, Refusal},
-    ledger::{Arrival, Line, Outcome},
+    ledger::{Arrival, Ending, Line},
     park::{NotOpened, Opening},
 };
 use crate::gateway::{environment::ActiveTunnel, guests::Entry};
@@ -77,15 +77,18 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, client)) => match entrance.enter(client) {
-                Ok(inside) => {
-                    clients.spawn(Arc::clone(&entrance).client(socket, client, inside));
+            Ok((socket, client)) => {
+                let arrival = Arrival::now(entrance.destination().name.clone(), client);
+                match entrance.enter(client) {
+                    Ok(inside) => {
+                        clients.spawn(Arc::clone(&entrance).client(socket, arrival, inside));
+                    }
+                    Err(refusal) => {
+                        entrance.refused(arrival, refusal);
+                        reset(socket);
+                    }
                 }
-                Err(refusal) => {
-                    entrance.refused(client, &refusal);
-                    reset(socket);
-                }
-            },
+            }
             Err(error) => {
                 warn!(destination = %entrance.destination().name, %error, "A connection could not be accepted");
                 sleep(OUT_OF_SOCKETS_PAUSE).await;
@@ -129,9 +132,8 @@ struct Opened {
 
 impl Entrance {
     /// One client, from its first moment to its last.
-    async fn client(self: Arc<Self>, socket: TcpStream, address: SocketAddr, mut inside: Inside) {
+    async fn client(self: Arc<Self>, socket: TcpStream, arrival: Arrival, mut inside: Inside) {
         prepare(&socket);
-        let arrival = Arrival::now(self.destination().name.clone(), address);
         let opened = tokio::select! {
             biased;
             () = self.shut.cancelled() => Err(Refusal::Closed),
@@ -141,46 +143,31 @@ impl Entrance {
         let Opened { stream, first, _entry, line } = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
-                self.refused(address, &refusal);
-                self.house.ledger.refused(arrival, &refusal.to_string());
+                self.refused(arrival, refusal);
                 return reset(socket);
             }
         };
         inside.open();
+        let Arrival { trace_id, destination, client, .. } = &arrival;
+        debug!(%trace_id, %destination, %client, stream = %line.key(), "Opened a stream");
         let end = tokio::select! {
             biased;
             // The relay resets both ends when it is dropped.
             () = self.shut.cancelled() => return,
-            (to_site, to_client) = line.ended() => {
-                return line.close(Outcome::Broken, "an administrator ended it", to_site, to_client);
-            }
+            (to_site, to_client) = line.ended() => return line.close(Ending::Ended, to_site, to_client),
             end = relay(socket, stream) => end,
         };
         let (to_site, to_client) = (end.sent_bytes + first as u64, end.received_bytes);
-        match end.ended {
+        let ending = match end.ended {
+            RelayEnded::Finished => Ending::Finished,
+            RelayEnded::Socket(error) => Ending::ClientBroke(error.to_string()),
             RelayEnded::Stream(reset) => {
-                self.broke(address, &reset);
-                line.close(Outcome::Broken, &reset.to_string(), to_site, to_client);
+                self.broke(&reset);
+                Ending::Broke(reset)
             }
-            RelayEnded::Finished => {
-                line.close(Outcome::Finished, "both ends had said all", to_site, to_client)
-            }
-            RelayEnded::Socket(error) => {
-                line.close(
-                    Outcome::Broken,
-                    &format!("the client's connection broke: {error}"),
-                    to_site,
-                    to_client,
-                );
-            }
-        }
-        debug!(
-            destination = %self.destination().name,
-            client = %address,
-            sent_bytes = to_site,
-            received_bytes = to_client,
-            "A connection ended"
-        );
+        };
+        debug!(%trace_id, %destination, %client, to_site, to_client, %ending, "A connection ended");
+        line.close(ending, to_site, to_client);
     }
 
     /// Finds a tunnel within the Environment's `park_timeout`, opens a stream in it and signs for the client.
@@ -204,7 +191,7 @@ impl Entrance {
             }
             // The destination as it is now, which may be another than when the client came.
             let destination = self.destination();
-            if let Some(stream) = opening.try_open(&active, &destination, first.clone())? {
+            if let Some(stream) = opening.try_open(&active, &destination, arrival.trace_id, first.clone())? {
                 let entry = active.guests.enter(stream.id(), destination.name.clone(), arrival.client);
                 let line = self.house.ledger.open(arrival.clone(), &active, stream.id());
                 return Ok(Opened { stream, first: first.len(), _entry: entry, line });

@@ -12,6 +12,7 @@
 mod collection;
 #[cfg(test)]
 pub mod contract;
+pub mod measured;
 pub mod memory;
 pub mod sled;
 

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 pub use record::TestRecords;
+pub(crate) use report::StepShape;
 pub use report::{CandidateReport, TestReport, TestSummary, title};
 
 use crate::{

@@ -1,12 +1,16 @@
 //! The newest test of each destination, kept as evidence with its time.
 
+use std::collections::BTreeMap;
+
 use proto::{EnvironmentName, Name};
 
-use super::TestReport;
+use super::{TestReport, TestSummary};
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError};
 
 /// By the destination's name.
 const TESTS: Collection<TestReport> = Collection::new("destination_tests");
+/// The same records, read without their steps: a list of thousands has no use for those.
+const SUMMARIES: Collection<TestSummary> = Collection::new("destination_tests");
 
 /// The tests of one Environment's destinations. Cheap to clone.
 #[derive(Clone)]
@@ -25,10 +29,10 @@ impl TestRecords {
         Ok(record.map(|record| record.value))
     }
 
-    /// All of them, by destination.
-    pub async fn all(&self) -> Result<Vec<TestReport>, StoreError> {
-        let records = TESTS.all(&*self.store, &self.owner).await?;
-        Ok(records.into_iter().map(|record| record.value).collect())
+    /// All of them without their steps, by destination.
+    pub async fn summaries(&self) -> Result<BTreeMap<Name, TestSummary>, StoreError> {
+        let records = SUMMARIES.all(&*self.store, &self.owner).await?;
+        Ok(records.into_iter().map(|record| (record.value.destination.clone(), record.value)).collect())
     }
 
     /// The newest takes the place of the one before.

@@ -20,7 +20,7 @@ use crate::{
 #[derive(ToSchema)]
 #[schema(as = TestStep)]
 #[expect(dead_code, reason = "only its shape is of use")]
-pub(super) struct StepShape {
+pub(crate) struct StepShape {
     /// `enabled`, `listener`, `tunnel`, `allow_list`, `dns`, `connect`, `tls`, `greeting`.
     hop: String,
     /// `pass`, `fail` or `skip`.
@@ -79,7 +79,7 @@ pub struct CandidateReport {
 }
 
 /// The same without its steps, for lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TestSummary {
     #[schema(value_type = String)]
     pub destination: Name,
@@ -166,11 +166,6 @@ impl TestReport {
     pub fn is_unreachable(&self) -> bool {
         let mut asked = self.candidates.iter().filter(|one| one.verdict != Verdict::Skip).peekable();
         !self.reached && asked.peek().is_some() && asked.all(|one| one.verdict == Verdict::Fail)
-    }
-
-    pub fn summarised(self) -> TestSummary {
-        let Self { destination, verdict, summary, reached, ms, via, reason, at, by, .. } = self;
-        TestSummary { destination, verdict, summary, reached, ms, via, reason, at, by }
     }
 }
 

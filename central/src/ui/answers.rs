@@ -90,6 +90,20 @@ pub(super) struct ProcessServer {
     pub(super) enrolled_at: Option<OffsetDateTime>,
     #[serde(default)]
     pub(super) fingerprint: Option<String>,
+    #[serde(default)]
+    pub(super) returning: Option<Returning>,
+}
+
+/// It asks to come back with a certificate that has expired.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Returning {
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) expired_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) last_asked_at: OffsetDateTime,
+    pub(super) from: Option<String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub(super) approved_until: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -151,6 +165,8 @@ pub(super) struct Member {
     pub(super) state: String,
     pub(super) voter: bool,
     pub(super) witness: bool,
+    #[serde(default)]
+    pub(super) connected: bool,
 }
 
 /// One of `GET /destinations`

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    answers::{Destination, Step, TestOutcome},
+    answers::{Destination, TestOutcome},
     client::{self, Refused},
     connection_strings::{self, Connection},
     destination_form::{self, Difference, KINDS, KindGroup},
     form::{Filled, Form},
     frame::{Frame, Section},
+    hops::TestShown,
     process_servers::name,
     reply,
     visitor::{Shown, Visitor},
@@ -135,95 +136,6 @@ struct Detail {
     test: Option<TestShown>,
     may_change: String,
     may_test: String,
-}
-
-/// The last test: the way of a client, and what each candidate could do.
-struct TestShown {
-    verdict: Badge,
-    summary: String,
-    at: Option<Moment>,
-    by: Option<String>,
-    steps: Vec<StepShown>,
-    candidates: Vec<CandidateShown>,
-}
-
-struct StepShown {
-    verdict: Badge,
-    hop: String,
-    ms: String,
-    detail: String,
-    action: Option<String>,
-}
-
-struct CandidateShown {
-    name: String,
-    active: bool,
-    verdict: Badge,
-    summary: String,
-    steps: Vec<StepShown>,
-}
-
-impl From<&TestOutcome> for TestShown {
-    fn from(test: &TestOutcome) -> Self {
-        let now = OffsetDateTime::now_utc();
-        Self {
-            verdict: verdict(if test.passed() { "pass" } else { "fail" }),
-            summary: test
-                .summary
-                .clone()
-                .or_else(|| test.reason.clone())
-                .unwrap_or_else(|| "It answers.".to_owned()),
-            at: test.at.map(|at| Moment::new(at, now)),
-            by: test.by.clone(),
-            steps: test.steps.iter().map(StepShown::from).collect(),
-            candidates: test
-                .candidates
-                .iter()
-                .map(|one| CandidateShown {
-                    name: one.name.clone(),
-                    active: one.active,
-                    verdict: verdict(&one.verdict),
-                    summary: one.summary.clone(),
-                    steps: one.steps.iter().map(StepShown::from).collect(),
-                })
-                .collect(),
-        }
-    }
-}
-
-impl From<&Step> for StepShown {
-    fn from(step: &Step) -> Self {
-        Self {
-            verdict: verdict(&step.verdict),
-            hop: hop(&step.hop).to_owned(),
-            ms: step.ms.map_or_else(String::new, |ms| format!("{ms} ms")),
-            detail: step.detail.clone(),
-            action: step.action.clone(),
-        }
-    }
-}
-
-pub(super) fn verdict(word: &str) -> Badge {
-    match word {
-        "pass" => Badge::new(Tone::Good, "PASS"),
-        "fail" => Badge::new(Tone::Bad, "FAIL"),
-        _ => Badge::new(Tone::Calm, "SKIP"),
-    }
-}
-
-/// A hop in words, with the end that speaks.
-fn hop(code: &str) -> &str {
-    match code {
-        "enabled" => "Enabled",
-        "listener" => "Listener at central",
-        "tunnel" => "Tunnel",
-        "allow_list" => "The site's allow-list",
-        "dns" => "Name, resolved on the agent",
-        "connect" => "Connection from the agent",
-        "tls" => "TLS",
-        "greeting" => "Greeting",
-        other => other,
-    }
 }
 
 pub(super) async fn detail(mut visitor: Visitor, Path(text): Path<String>, headers: HeaderMap) -> Shown {

@@ -21,6 +21,7 @@ pub(super) enum Section {
     Destinations,
     Streams,
     Failovers,
+    Drills,
     Events,
     Alerts,
     Audit,
@@ -70,6 +71,7 @@ const MENU: &[(&str, &[Entry])] = &[
             (Section::Destinations, "/destinations", "destinations", "Destinations"),
             (Section::Streams, "/streams", "streams", "Live streams"),
             (Section::Failovers, "/failovers", "failovers", "Failovers"),
+            (Section::Drills, "/drills", "clock", "Drills and recovery"),
         ],
     ),
     (

@@ -24,11 +24,14 @@ mod connection_strings;
 mod destination_form;
 mod destinations;
 mod dress;
+mod drills;
+mod effective;
 mod enrol;
 mod events;
 mod failovers;
 mod form;
 mod frame;
+mod hops;
 mod icon;
 mod live;
 mod overview;
@@ -39,6 +42,7 @@ mod process_servers;
 mod reply;
 mod settings;
 mod sign_in;
+mod sparkline;
 mod streams;
 mod topology;
 mod visitor;
@@ -63,6 +67,7 @@ pub fn router(app: AppState, api: Router) -> Router {
         .route("/process-servers/{name}", get(process_server::show))
         .route("/process-servers/{name}/candidate", post(process_servers::mark))
         .route("/process-servers/{name}/restart", post(process_servers::restart))
+        .route("/process-servers/{name}/approve", post(process_servers::approve))
         .route("/process-servers/{name}/remove", post(process_servers::remove))
         .route("/gateway/switch", post(process_servers::switch))
         .route("/enrol", get(enrol::show).post(enrol::create))
@@ -87,6 +92,9 @@ pub fn router(app: AppState, api: Router) -> Router {
         .route("/streams", get(streams::show))
         .route("/streams/{id}/end", post(streams::end))
         .route("/failovers", get(failovers::show))
+        .route("/drills", get(drills::show).post(drills::begin))
+        .route("/drills/end-drain", post(drills::end_drain))
+        .route("/drills/recover", post(drills::recover))
         .route("/events", get(events::show))
         .route("/audit", get(audit::show))
         .route("/people", get(people::show))

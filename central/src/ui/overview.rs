@@ -9,6 +9,7 @@ use super::{
     frame::{Frame, Section, is_degraded},
     problems::{self, Problem},
     reply,
+    sparkline::{Lately, Traffic},
     topology::Topology,
     visitor::{Shown, Visitor},
     words::{Moment, clock, count, list},
@@ -29,6 +30,7 @@ struct Overview {
     switch: Option<SwitchShown>,
     draining: Vec<String>,
     streams: String,
+    lately: Lately,
     epoch: Option<String>,
     raised: Option<String>,
     problems: Vec<Problem>,
@@ -64,6 +66,7 @@ pub(super) async fn show(mut visitor: Visitor) -> Shown {
     let destinations: Vec<Destination> = visitor.api.all("/destinations").await?;
     let mut events: Vec<Event> = visitor.api.get(&format!("/events?limit={EVENTS_SHOWN}")).await?;
     let raft: Option<Raft> = visitor.api.get("/raft").await?;
+    let traffic: Traffic = visitor.api.get("/traffic").await?;
     let alerts: serde_json::Value = visitor.api.get("/alerts").await?;
     let told =
         alerts.pointer("/endpoints").and_then(|list| list.as_array()).is_some_and(|list| !list.is_empty());
@@ -88,6 +91,7 @@ pub(super) async fn show(mut visitor: Visitor) -> Shown {
         }),
         draining: gateway.draining.iter().map(|old| draining(old, now)).collect(),
         streams: count(gateway.streams, "stream", "streams"),
+        lately: traffic.drawn(),
         epoch: (gateway.epoch > 0).then(|| format!("{}.{}", gateway.group_epoch, gateway.epoch)),
         raised: gateway.event.raised.then(|| gateway.event.name.clone()),
         problems: problems::find(&gateway, &servers, &destinations, now),

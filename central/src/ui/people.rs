@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    client,
+    client::{self, Refused},
     form::{Filled, Form},
     frame::{Frame, Section},
     process_servers::name,
@@ -52,6 +52,16 @@ struct UserRow {
     last: Option<Moment>,
     sessions: usize,
     me: bool,
+    version: String,
+    /// What somebody chose here who was too late: the role, and why it was not taken.
+    typed: Option<(String, String)>,
+}
+
+impl UserRow {
+    /// The role that stands in its form.
+    fn chosen(&self, role: &str, words: &str) -> bool {
+        self.typed.as_ref().map_or(self.role == words, |(typed, _)| typed == role)
+    }
 }
 
 struct TokenRow {
@@ -75,6 +85,7 @@ struct User {
     #[serde(default, with = "time::serde::rfc3339::option")]
     last_sign_in: Option<OffsetDateTime>,
     sessions: usize,
+    version: String,
 }
 
 /// One of `GET /api-tokens`
@@ -96,9 +107,17 @@ struct Token {
 /// What the page shows beside the lists.
 #[derive(Default)]
 struct Extra {
+    /// A change of a user that was refused.
+    changed: Option<Changed>,
     user: Filled,
     token: Filled,
     secret: Option<String>,
+}
+
+struct Changed {
+    name: String,
+    role: String,
+    refused: Refused,
 }
 
 pub(super) async fn show(mut visitor: Visitor) -> Shown {
@@ -114,13 +133,28 @@ async fn page(visitor: &mut Visitor, extra: Extra) -> Shown {
         tokens = visitor.api.all::<Token>("/api-tokens").await?;
     }
     let now = OffsetDateTime::now_utc();
-    let refused = extra.user.refusal().or(extra.token.refusal());
+    let changed = extra.changed.as_ref().map(|changed| &changed.refused);
+    let refused = extra.user.refusal().or(extra.token.refusal()).or(changed);
     let status = refused.map_or(StatusCode::OK, |refused| refused.status);
     let mut trouble = extra.user.trouble(&["name", "role", "password"]);
     trouble.extend(extra.token.trouble(&["name", "role", "ttl"]));
     let me = visitor.name.clone();
+    let mut rows: Vec<_> = users.into_iter().map(|user| user_row(user, &me, now)).collect();
+    if let Some(Changed { name, role, refused }) = extra.changed {
+        let why = if refused.is_lost_update() {
+            "Somebody else changed this user meanwhile: beside the name stands what is true now, here what you \
+             chose. Change it again if it should be so."
+                .to_owned()
+        } else {
+            format!("{}.", reply::sentence(&refused.detail))
+        };
+        trouble.push(format!("{name} was not changed. {why}"));
+        if let Some(row) = rows.iter_mut().find(|row| row.name == name) {
+            row.typed = Some((role, why));
+        }
+    }
     let page = PeoplePage {
-        users: users.into_iter().map(|user| user_row(user, &me, now)).collect(),
+        users: rows,
         tokens: tokens.into_iter().map(|token| token_row(token, now)).collect(),
         user: extra.user,
         token: extra.token,
@@ -150,6 +184,8 @@ fn user_row(user: User, me: &str, now: OffsetDateTime) -> UserRow {
         created: Moment::new(user.created_at, now),
         last: user.last_sign_in.map(|at| Moment::new(at, now)),
         sessions: user.sessions,
+        version: user.version,
+        typed: None,
         name: user.name,
     }
 }
@@ -179,7 +215,7 @@ pub(super) async fn add_user(mut visitor: Visitor, form: Form) -> Shown {
     }
 }
 
-pub(super) async fn change_user(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
+pub(super) async fn change_user(mut visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
     let name = name(&text)?;
     let mut change = serde_json::Map::new();
     if let Some(role) = form.filled("role") {
@@ -189,10 +225,14 @@ pub(super) async fn change_user(visitor: Visitor, Path(text): Path<String>, form
         change.insert("disabled".to_owned(), json!(disabled == "yes"));
     }
     let path = format!("/users/{name}");
-    Ok(match visitor.api.send(Method::PATCH, &path, Value::Object(change)).await {
-        Ok(_) => reply::done("/people", format!("{name} was changed; their sessions have ended.")),
-        Err(refused) => reply::not_done("/people", &refused),
-    })
+    match visitor.api.change(Method::PATCH, &path, Value::Object(change), form.text("version")).await {
+        Ok(_) => Ok(reply::done("/people", format!("{name} was changed; their sessions have ended."))),
+        Err(refused) => {
+            let role = form.text("role").to_owned();
+            let changed = Some(Changed { name: name.to_string(), role, refused });
+            page(&mut visitor, Extra { changed, ..Extra::default() }).await
+        }
+    }
 }
 
 pub(super) async fn remove_user(visitor: Visitor, Path(text): Path<String>) -> Shown {

@@ -94,6 +94,20 @@ fn of_a_candidate(server: &ProcessServer, gateway: &Gateway, now: OffsetDateTime
         link: Some((page.clone(), "Look at it")),
         since: None,
     };
+    if let Some(returning) =
+        server.returning.as_ref().filter(|one| one.approved_until.is_none_or(|at| at <= now))
+    {
+        return Some(Problem {
+            since: Some(Moment::new(returning.expired_at, now)),
+            ..problem(
+                Tone::Bad,
+                "certificate_expired",
+                format!("{name} cannot come back: its certificate has expired"),
+                "Its agent asks for a new one, which central gives to nobody unasked.".to_owned(),
+                "Look whether it is the host itself that asks, and let it come back.",
+            )
+        });
+    }
     if !server.connected {
         let carries = gateway.state == State::Up;
         let tone = if carries { Tone::Busy } else { Tone::Bad };

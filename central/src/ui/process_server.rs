@@ -5,10 +5,10 @@ use axum::extract::Path;
 use time::OffsetDateTime;
 
 use super::{
-    answers::{Destination, ProcessServer, Raft},
+    answers::{Destination, ProcessServer, Raft, Returning},
     client::Refused,
-    destinations::verdict,
     frame::{Frame, Section},
+    hops::verdict,
     process_servers::{May, Row, name},
     reply,
     visitor::{Shown, Visitor},
@@ -31,9 +31,33 @@ struct Detail {
     forwarder: Option<String>,
     enrolled: Option<Moment>,
     fingerprint: Option<String>,
+    returning: Option<ReturningShown>,
     seat: Option<Seat>,
     /// What it could reach when that was last tried.
     reached: Vec<Reached>,
+}
+
+/// It asks to come back with a certificate that has expired.
+struct ReturningShown {
+    expired: Moment,
+    asked: Moment,
+    from: String,
+    /// Until when it was allowed to.
+    approved: Option<Moment>,
+}
+
+impl ReturningShown {
+    fn new(returning: Returning, now: OffsetDateTime) -> Self {
+        Self {
+            expired: Moment::new(returning.expired_at, now),
+            asked: Moment::new(returning.last_asked_at, now),
+            from: returning.from.unwrap_or_else(|| "an address that was not recorded".to_owned()),
+            approved: returning
+                .approved_until
+                .filter(|until| *until > now)
+                .map(|until| Moment::new(until, now)),
+        }
+    }
 }
 
 /// A destination as it was last seen from this host.
@@ -81,6 +105,7 @@ pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Show
         forwarder: server.system_information.ip_forwarder_url,
         enrolled: server.enrolled_at.map(|at| Moment::new(at, now)),
         fingerprint: server.fingerprint,
+        returning: server.returning.map(|returning| ReturningShown::new(returning, now)),
         seat: raft.and_then(|raft| seat(&raft, node?)),
         reached,
     }))

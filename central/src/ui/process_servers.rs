@@ -141,6 +141,7 @@ impl Filter {
                 "disconnected" => !server.connected,
                 "attention" => {
                     server.restart_required
+                        || server.returning.is_some()
                         || (server.candidate && !server.configured)
                         || disagreement(server).is_some()
                 }
@@ -212,6 +213,13 @@ pub(super) async fn restart(visitor: Visitor, Path(text): Path<String>, form: Fo
     let name = name(&text)?;
     let path = format!("/process-servers/{name}/restart");
     let said = format!("{name} was told to restart. It is away for a moment.");
+    act(&visitor, (Method::POST, &path, json!({})), (&back(&form, &name), said)).await
+}
+
+pub(super) async fn approve(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
+    let name = name(&text)?;
+    let path = format!("/process-servers/{name}/approve");
+    let said = format!("{name} may come back: its agent gets a new certificate when it asks again.");
     act(&visitor, (Method::POST, &path, json!({})), (&back(&form, &name), said)).await
 }
 

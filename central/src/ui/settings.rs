@@ -11,12 +11,14 @@ use time::OffsetDateTime;
 
 use super::{
     answers::Raft,
+    effective::{self, Effective},
     form::{Filled, Form},
     frame::{Frame, Section},
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
 };
+use crate::admin::Role::Administrator;
 
 #[derive(Template)]
 #[template(path = "settings.html")]
@@ -31,6 +33,9 @@ struct SettingsPage {
     sessions: Vec<SessionRow>,
     password: Filled,
     trouble: Vec<String>,
+    /// What is in force, for those who may see it.
+    effective: Option<Effective>,
+    may_see: String,
     /// Whether a person signed in, who has a password, or a token.
     is_user: bool,
 }
@@ -84,6 +89,8 @@ async fn page(visitor: &mut Visitor, password: Filled) -> Shown {
         leader.and_then(|leader| leader.name.clone()).unwrap_or_else(|| "nobody at the moment".to_owned());
     let status = password.refusal().map_or(StatusCode::OK, |refused| refused.status);
     let page = SettingsPage {
+        effective: effective::look(visitor, now).await?,
+        may_see: visitor.lacks(Administrator),
         trouble: password.trouble(&["current", "new"]),
         round_trip: raft
             .as_ref()

@@ -8,7 +8,9 @@ use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::{
+    answers::Step,
     frame::{Frame, Section},
+    hops::StepShown,
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone, bytes, span},
@@ -41,6 +43,11 @@ struct OpenRow {
 }
 
 struct ClosedRow {
+    number: u64,
+    trace_id: String,
+    /// What sent it away, where something did.
+    rule: Option<String>,
+    steps: Vec<StepShown>,
     destination: String,
     client: String,
     ended: Moment,
@@ -83,12 +90,16 @@ struct Closed {
     parked_ms: u64,
     dial_ms: Option<u64>,
     first_byte_ms: Option<u64>,
+    number: u64,
+    trace_id: String,
+    rule: Option<String>,
+    steps: Vec<Step>,
 }
 
 pub(super) async fn show(mut visitor: Visitor) -> Shown {
     let (frame, _) = Frame::new(&mut visitor, Section::Streams, "Live streams").await?;
     let mut open: Vec<Open> = visitor.api.all("/streams").await?;
-    let closed: Vec<Closed> = visitor.api.get("/streams/closed").await?;
+    let closed: Vec<Closed> = visitor.api.get(&format!("/streams/closed?limit={SHOWN}")).await?;
     let now = OffsetDateTime::now_utc();
     let more = open.len().saturating_sub(SHOWN);
     open.truncate(SHOWN);
@@ -129,6 +140,10 @@ fn closed_row(stream: Closed, now: OffsetDateTime) -> ClosedRow {
     split.extend(stream.first_byte_ms.map(|ms| format!("first byte {ms} ms")));
     split.extend(stream.via.map(|via| format!("via {via}")));
     ClosedRow {
+        number: stream.number,
+        trace_id: stream.trace_id,
+        rule: stream.rule,
+        steps: stream.steps.iter().map(StepShown::from).collect(),
         ended: Moment::new(stream.ended_at, now),
         lasted: length(stream.duration_ms),
         bytes: format!("{} in, {} out", bytes(stream.bytes_to_site), bytes(stream.bytes_to_client)),

@@ -59,6 +59,26 @@ async fn a_certificate_renews_itself_and_nothing_else_does() {
 }
 
 #[tokio::test]
+async fn who_came_in_with_a_token_and_who_did_not_stands_in_the_audit_log() {
+    let stage = Stage::new();
+    let made = stage.ask(Role::CloudAdministrator, Method::POST, TOKENS, json!({"name": "gw-a"})).await;
+    let token = made.body["token"].as_str().unwrap();
+    assert_eq!(enroll(&stage, token, "gw-a").await.0, StatusCode::OK);
+    assert_eq!(enroll(&stage, token, "gw-a").await.0, StatusCode::FORBIDDEN);
+
+    let log = stage.ask(Role::Administrator, Method::GET, "/api/v1/audit", Value::Null).await.body;
+    let of_agents: Vec<_> =
+        log.as_array().unwrap().iter().filter(|one| one["action"] == "agents.enroll").collect();
+    let [came, refused] = of_agents[..] else { panic!("two enrolments were tried: {log}") };
+    assert_eq!(
+        (&came["target"], &came["outcome"], &came["who"]["name"]),
+        (&json!("gw-a"), &json!("done"), &json!("gw-a"))
+    );
+    assert_eq!((&refused["outcome"], &refused["who"]["kind"]), (&json!("refused"), &json!("nobody")));
+    assert!(!log.to_string().contains(token), "the token's secret is in the log");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_off_is_said_before_anything_else() {
     let stage = Stage::new();
     let body = json!({"token": "x", "name": "gw-a", "csr_pem": csr(), "software": "1", "unix_ms": 0});
@@ -106,8 +126,11 @@ async fn post(
 
 /// The routes as the tunnel listener mounts them for one connection.
 fn routes(stage: &Stage, identity: Option<AgentIdentity>) -> Router {
-    let state =
-        EnrolmentState { enrolment: stage.state.enrolment.clone(), gateways: stage.state.gateways.clone() };
+    let state = EnrolmentState {
+        enrolment: stage.state.enrolment.clone(),
+        audit: stage.state.audit.clone(),
+        gateways: stage.state.gateways.clone(),
+    };
     enrolment_routes(state).layer(Extension(identity))
 }
 

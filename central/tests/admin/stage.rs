@@ -19,8 +19,10 @@ use central::{
         data_plane::{Listening, OpenFailure, TrafficView, TriedOut},
         follow::Following,
         measure::Measures,
+        settings::Installation,
     },
     audit::Audit,
+    config::Config,
     destination::Destination,
     enrolment::{Ca, Enrolment},
     gateway::{
@@ -32,9 +34,10 @@ use central::{
     listener::ledger::{ClosedStream, OpenStream, StreamKey},
     people::{People, SessionLimits},
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
+    series::Lately,
     store::{
-        Action, Key, Owner, Precondition, SharedStore, Transaction, Write, memory::MemoryStore,
-        sled::SledStore,
+        Action, Key, Owner, Precondition, SharedStore, Transaction, Write, measured::StoreTimings,
+        memory::MemoryStore, sled::SledStore,
     },
 };
 use durable::Durable;
@@ -123,6 +126,13 @@ impl Stage {
             tunnel_url: Some("https://central.example:8444".into()),
             following: Following::new(stop.clone()),
             measures: Measures::default(),
+            storage: StoreTimings::of("test"),
+            lately: Lately::of_each([environment()]),
+            installation: Arc::new(Installation {
+                settings: Config::default().settings(),
+                started_at: THEN,
+                store_path: folder.path().join("store"),
+            }),
             metrics_open: false,
             ip_forwarder_url: Some("socks5://central.example:1080".into()),
         };

@@ -4,7 +4,7 @@ use central::{
     failovers::{Chronicle, Failovers},
     listener::ledger::OpenStream,
 };
-use proto::Epoch;
+use proto::{Epoch, TraceId};
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, THEN, environment, name};
@@ -61,6 +61,7 @@ fn ids(body: &Value) -> Vec<&str> {
 fn stream(number: u32) -> OpenStream {
     OpenStream {
         id: format!("2.17.{number}").parse().unwrap(),
+        trace_id: TraceId::from_bytes([7; 16]),
         destination: name("db"),
         client: ([192, 0, 2, 7], 5000).into(),
         via: name("gw-a"),
@@ -71,4 +72,13 @@ fn stream(number: u32) -> OpenStream {
         idle_ms: 4,
         draining: false,
     }
+}
+
+#[tokio::test]
+async fn what_ended_is_told_page_by_page_and_its_traffic_step_by_step() {
+    let stage = Stage::new();
+    assert_eq!(stage.get("/api/v1/traffic").await.body, json!({"step_s": 10, "points": []}));
+    assert_eq!(stage.get("/api/v1/streams/closed?limit=0").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(stage.get("/api/v1/streams/closed?after=moon").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(stage.get("/api/v1/streams/closed?limit=1").await.body, json!([]));
 }

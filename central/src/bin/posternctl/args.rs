@@ -57,11 +57,9 @@ pub(crate) enum Command {
     /// Who uses the gateway now, and who did lately.
     #[command(subcommand)]
     Streams(Streams),
-    /// Tells what happened when the tunnel was lost or moved, the last time or another one.
-    Explain {
-        /// Its number in 'gateway history'; without it, the newest.
-        id: Option<u64>,
-    },
+    /// Tells what happened when the tunnel was lost or moved, or what became of one connection: which rule, which
+    /// hop, and where the time went.
+    Explain(Explain),
     /// Prints the completions for a shell; source them from its start-up file.
     Completion { shell: clap_complete::Shell },
     /// Writes man pages.
@@ -98,6 +96,19 @@ pub(crate) enum Command {
     /// The gateway group's Raft, for diagnosis.
     #[command(subcommand)]
     Raft(Raft),
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Explain {
+    /// A failover's number in 'gateway history', a stream's id in 'streams closed', or a trace id of the logs;
+    /// without it, the newest failover.
+    pub(crate) what: Option<String>,
+    /// The newest connection to this destination.
+    #[arg(long, value_name = "NAME", conflicts_with = "what")]
+    pub(crate) destination: Option<Name>,
+    /// The newest connection of this client: its address, with a port or without.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "what")]
+    pub(crate) client: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

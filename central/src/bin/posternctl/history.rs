@@ -1,4 +1,4 @@
-//! `posternctl gateway history` and `posternctl explain`: what happened when the tunnel was lost or moved.
+//! `posternctl gateway history`, and `posternctl explain` of a failover: what happened when the tunnel was lost or moved.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -8,6 +8,7 @@ mod alerts;
 mod args;
 mod audit;
 mod client;
+mod connection;
 mod destinations;
 mod drills;
 mod enrollment;
@@ -68,7 +69,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Completion { .. } | Command::Man { .. } => Ok(()),
         Command::Status { watch } => status::run(watch, &client, &mut screen).await,
         Command::Streams(command) => streams::run(command, &client, &mut screen).await,
-        Command::Explain { id } => history::explain(id, &client, &mut screen).await,
+        Command::Explain(wanted) => connection::explain(wanted, &client, &mut screen).await,
         Command::ProcessServers(command) => process_servers::run(command, &client, &mut screen).await,
         Command::Gateway(command) => gateway::run(command, &client, &mut screen).await,
         Command::Destinations(command) => destinations::run(command, &client, &mut screen).await,
