@@ -23,6 +23,7 @@ mod tests;
 #[derive(Clone)]
 pub struct AddressRules {
     allowed: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    own: Arc<dyn Fn(&str, SocketAddr) -> bool + Send + Sync>,
     lookup: Lookup,
 }
 
@@ -36,6 +37,8 @@ type Lookup = Arc<
 pub enum AddressError {
     #[error("{host} has the address {address}, which is {what}: {ALLOW}")]
     Refused { host: String, address: IpAddr, what: &'static str },
+    #[error("{host} at {address} is one of this program's own listeners, which no alert may call")]
+    Own { host: String, address: SocketAddr },
     #[error("{host} is to be called without TLS, which only private receivers may be: use TLS, or {ALLOW}")]
     Plain { host: String },
     #[error("the name {host} could not be resolved")]
@@ -72,7 +75,14 @@ impl AddressRules {
                 Ok(tokio::net::lookup_host((host, port)).await?.take(ADDRESSES_MAX).collect())
             })
         });
-        Self { allowed: Arc::new(allowed), lookup: system }
+        Self { allowed: Arc::new(allowed), own: Arc::new(|_, _| false), lookup: system }
+    }
+
+    /// The same, and what `own` says yes to, a host as it was written and the address behind it, is never called, not
+    /// even where it lies in a network that is allowed: it would come back to whoever calls.
+    #[must_use]
+    pub fn refusing(self, own: impl Fn(&str, SocketAddr) -> bool + Send + Sync + 'static) -> Self {
+        Self { own: Arc::new(own), ..self }
     }
 
     #[cfg(test)]
@@ -95,18 +105,23 @@ impl AddressRules {
                 .map_err(|source| AddressError::Unresolved { host: name.clone(), source })?,
         };
         for address in &addresses {
-            self.judge(&name, address.ip(), encrypted)?;
+            self.judge(&name, *address, encrypted)?;
         }
         if addresses.is_empty() { Err(AddressError::Nowhere { host: name }) } else { Ok(addresses) }
     }
 
     /// What can be said about `url` without asking for its name.
     pub(crate) fn judge_literal(&self, url: &Url, encrypted: bool) -> Result<(), AddressError> {
-        literal(url).map_or(Ok(()), |address| self.judge(&address.to_string(), address, encrypted))
+        let judge = |ip: IpAddr| self.judge(&ip.to_string(), SocketAddr::new(ip, port_of(url)), encrypted);
+        literal(url).map_or(Ok(()), judge)
     }
 
-    fn judge(&self, host: &str, address: IpAddr, encrypted: bool) -> Result<(), AddressError> {
-        let address = address.to_canonical();
+    fn judge(&self, host: &str, at: SocketAddr, encrypted: bool) -> Result<(), AddressError> {
+        let address = at.ip().to_canonical();
+        let at = SocketAddr::new(address, at.port());
+        if (self.own)(host, at) {
+            return Err(AddressError::Own { host: host.to_owned(), address: at });
+        }
         if (self.allowed)(address) {
             return Ok(());
         }

@@ -18,7 +18,10 @@
 //! the answer and before it was stored sends the same id again, which is what the id is for.
 //! Absent on purpose: stores, sockets, clocks (time arrives as `now`), dice (chance arrives as `dice`).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -176,12 +179,16 @@ pub fn plan<'a>(
 /// Those of `deliveries` that are to be attempted now, in the order they were created. Per endpoint one at a time,
 /// and an up only when its down is over; so a slow receiver delays nobody but itself. What waits for a receiver that
 /// took another delivery meanwhile waits no longer: it is back.
-pub fn due(deliveries: &[Delivery], now: OffsetDateTime) -> Vec<&Delivery> {
+pub fn due<'a>(
+    deliveries: impl IntoIterator<Item = &'a Delivery> + Clone,
+    now: OffsetDateTime,
+) -> Vec<&'a Delivery> {
+    let all = Overview::of(deliveries.clone());
     let mut busy: BTreeSet<&str> =
-        deliveries.iter().filter(|d| d.is_held(now)).map(|d| d.endpoint.as_str()).collect();
-    let is_ready = |d: &&Delivery| d.is_ready(now) || is_back(deliveries, d);
+        deliveries.clone().into_iter().filter(|d| d.is_held(now)).map(|d| d.endpoint.as_str()).collect();
+    let is_ready = |d: &&Delivery| d.is_ready(now) || all.is_back(d);
     let mut ready: Vec<&Delivery> =
-        deliveries.iter().filter(is_ready).filter(|d| !has_open_down(deliveries, d)).collect();
+        deliveries.into_iter().filter(is_ready).filter(|d| !all.has_open_down(d)).collect();
     // What an outage does comes before everything else that may have piled up.
     ready.sort_by_key(|d| (!d.alert.kind.is_transition(), d.created_at, d.alert.kind));
     ready.retain(|d| busy.insert(&d.endpoint));
@@ -190,10 +197,12 @@ pub fn due(deliveries: &[Delivery], now: OffsetDateTime) -> Vec<&Delivery> {
 
 /// When [`due`] has to be asked again, unless something changes before. What waits behind another delivery, for its
 /// endpoint or for its down, is waked by that one's end.
-pub fn next_due(deliveries: &[Delivery]) -> Option<OffsetDateTime> {
+pub fn next_due<'a>(deliveries: impl IntoIterator<Item = &'a Delivery> + Clone) -> Option<OffsetDateTime> {
+    let all = Overview::of(deliveries.clone());
     let is_sending = |d: &&Delivery| matches!(d.state, State::Sending { .. });
-    let busy: BTreeSet<&str> = deliveries.iter().filter(is_sending).map(|d| d.endpoint.as_str()).collect();
-    let open = deliveries.iter().filter(|d| !has_open_down(deliveries, d));
+    let sending = deliveries.clone().into_iter().filter(is_sending);
+    let busy: BTreeSet<&str> = sending.map(|d| d.endpoint.as_str()).collect();
+    let open = deliveries.into_iter().filter(|d| !all.has_open_down(d));
     open.filter_map(|d| match &d.state {
         State::Waiting { next_at, .. } => (!busy.contains(d.endpoint.as_str())).then_some(*next_at),
         State::Sending { until, .. } => Some(*until),
@@ -202,23 +211,42 @@ pub fn next_due(deliveries: &[Delivery]) -> Option<OffsetDateTime> {
     .min()
 }
 
-/// Whether the receiver took another delivery since this one began to wait. One that asked for time gets its time.
-fn is_back(deliveries: &[Delivery], waiting: &Delivery) -> bool {
-    let State::Waiting { since, .. } = waiting.state else { return false };
-    let asked_for_time =
-        waiting.attempts.last().is_some_and(|attempt| attempt.outcome.retry_after().is_some());
-    let took = |d: &Delivery| matches!(d.state, State::Delivered { at } if at > since && d.endpoint == waiting.endpoint);
-    !asked_for_time && deliveries.iter().any(took)
+/// What one delivery has to know of the others. Thousands may wait, so they are looked through once.
+struct Overview<'a> {
+    /// By endpoint: when it last took something.
+    took_at: BTreeMap<&'a str, OffsetDateTime>,
+    /// Endpoint and incident of each down that is not over.
+    open_downs: BTreeSet<(&'a str, &'a IncidentId)>,
 }
 
-fn has_open_down(deliveries: &[Delivery], up: &Delivery) -> bool {
-    up.alert.kind == Kind::Up
-        && deliveries.iter().any(|d| {
-            d.alert.kind == Kind::Down
-                && d.endpoint == up.endpoint
-                && d.alert.incident.id == up.alert.incident.id
-                && d.is_open()
-        })
+impl<'a> Overview<'a> {
+    fn of(deliveries: impl IntoIterator<Item = &'a Delivery>) -> Self {
+        let (mut took_at, mut open_downs) = (BTreeMap::new(), BTreeSet::new());
+        for delivery in deliveries {
+            let endpoint = delivery.endpoint.as_str();
+            if let State::Delivered { at } = delivery.state {
+                let latest = took_at.entry(endpoint).or_insert(at);
+                *latest = at.max(*latest);
+            }
+            if delivery.alert.kind == Kind::Down && delivery.is_open() {
+                open_downs.insert((endpoint, &delivery.alert.incident.id));
+            }
+        }
+        Self { took_at, open_downs }
+    }
+
+    /// Whether the receiver took another delivery since this one began to wait. One that asked for time gets its
+    /// time.
+    fn is_back(&self, waiting: &Delivery) -> bool {
+        let State::Waiting { since, .. } = waiting.state else { return false };
+        let asked_for_time =
+            waiting.attempts.last().is_some_and(|attempt| attempt.outcome.retry_after().is_some());
+        !asked_for_time && self.took_at.get(waiting.endpoint.as_str()).is_some_and(|at| *at > since)
+    }
+
+    fn has_open_down(&self, up: &Delivery) -> bool {
+        up.alert.kind == Kind::Up && self.open_downs.contains(&(up.endpoint.as_str(), &up.alert.incident.id))
+    }
 }
 
 impl Delivery {

@@ -17,10 +17,10 @@ use crate::{
         self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures,
         settings::Installation,
     },
-    alerts::{Book, Dispatcher, Nudge},
+    alerts::{Book, Dispatcher, Nudge, Pages},
     audit::Audit,
     config::{Config, MetricsAccess},
-    destination::Destinations,
+    destination::{DestinationUrl, Destinations},
     door::{self, Bounds},
     drill::{Driller, Drills, Stage},
     enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
@@ -34,6 +34,7 @@ use crate::{
         keeper::{self, Event, Keeper, Rooms},
     },
     listener::{self, Listeners},
+    own_listeners::OwnListeners,
     people::{People, PeopleError, Secret},
     process_server::{ProcessServers, group::Groups},
     records,
@@ -45,6 +46,7 @@ use crate::{
     },
     tls,
     traffic::Traffic,
+    vault::{Vault, VaultError},
 };
 
 /// Agents shake hands in milliseconds; whoever stalls makes room for them.
@@ -67,6 +69,8 @@ pub enum BuildError {
     Store(#[from] crate::store::sled::OpenStoreError),
     #[error("the store cannot be read")]
     Read(#[from] StoreError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error(transparent)]
     Ca(#[from] crate::enrolment::ca::CaError),
     #[error(transparent)]
@@ -109,6 +113,7 @@ pub struct App {
     closing: CancellationToken,
     data_dir: PathBuf,
     public_host: Option<String>,
+    public_url: Option<DestinationUrl>,
 }
 
 /// Central, going.
@@ -133,6 +138,7 @@ impl App {
         let storage = StoreTimings::of("sled");
         let store = Arc::new(SledStore::open(&disk, &guards.join("store.guard"))?);
         let store: SharedStore = Measured::new(store, storage.clone());
+        let vault = Vault::open(&store, &data_dir, config.secrets_key_file.as_deref()).await?;
         let ca = Arc::new(Ca::open(&data_dir, &config.tunnel.names, OffsetDateTime::now_utc())?);
         let enrolment = Enrolment::new(store.clone(), ca.clone());
 
@@ -145,18 +151,22 @@ impl App {
         let mut environments = BTreeMap::new();
         let mut gateways = BTreeMap::new();
         let mut keepers = Vec::new();
-        let (mut dispatchers, mut nudges) = (Vec::new(), BTreeMap::new());
-        let allowed = config.alerts.allow_destinations.clone();
-        let rules = AddressRules::new(move |address| allowed.iter().any(|cidr| cidr.contains(address)));
-        let courier = Courier::new(rules.clone());
+        let mut nudges = BTreeMap::new();
+        let pages = Pages::new(config.admin.public_url.as_ref());
+        let book =
+            |name: &EnvironmentName| Book::new(store.clone(), name, config.alerts.hold_down, vault.clone());
         for name in &config.environments {
             let (environment, inbox) = Environment::new(name.clone(), config.link_settings());
             let nudge = Nudge::default();
+            let sealed = book(name).seal_secrets_in_clear().await?;
+            if sealed > 0 {
+                tracing::info!(environment = %name, sealed, "Secrets of alerts that lay in clear in the store are sealed now");
+            }
             let rooms = Rooms {
                 servers: ProcessServers::new(store.clone(), name),
                 groups: Groups::new(store.clone(), name),
                 fences: Fences::new(store.clone(), name),
-                alerts: Book::new(store.clone(), name, config.alerts.hold_down),
+                alerts: book(name),
                 failovers: Failovers::new(store.clone(), name),
                 nudge: nudge.clone(),
                 disk: disk.clone(),
@@ -169,9 +179,8 @@ impl App {
                 hold_down: config.alerts.hold_down,
                 timings: group::Timings::default(),
                 guards: guards.clone(),
+                pages: pages.clone(),
             };
-            let book = Book::new(store.clone(), name, config.alerts.hold_down);
-            dispatchers.push(Dispatcher::new(name.clone(), book, courier.clone(), nudge.clone()));
             nudges.insert(name.clone(), nudge);
             let (keeper, view) = Keeper::open(environment.clone(), settings, rooms).await?;
             let (commands, orders) = mpsc::channel(COMMANDS_MAX);
@@ -186,6 +195,18 @@ impl App {
         let settings =
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
         let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
+
+        let public = [&config.admin.public_url, &config.tunnel.public_url].into_iter().flatten();
+        let own_listeners = OwnListeners::new([addresses.admin, addresses.tunnel], public, listeners.clone());
+        let allowed = config.alerts.allow_destinations.clone();
+        let own = own_listeners.clone();
+        let rules = AddressRules::new(move |address| allowed.iter().any(|cidr| cidr.contains(address)))
+            .refusing(move |host, address| own.are_at(host, address));
+        let courier = Courier::new(rules.clone());
+        let dispatcher = |(name, nudge): (&EnvironmentName, &Nudge)| {
+            Dispatcher::new(name.clone(), book(name), courier.clone(), nudge.clone(), pages.clone())
+        };
+        let dispatchers = nudges.iter().map(dispatcher).collect();
 
         let traffic = Arc::new(Traffic { listeners: listeners.clone(), environments: environments.clone() });
         let mut drillers = Vec::new();
@@ -221,6 +242,8 @@ impl App {
             enrolment: enrolment.clone(),
             alert_rules: rules,
             alert_courier: courier,
+            vault,
+            own_listeners,
             alert_nudges: Arc::new(nudges),
             drills: Arc::new(conductors),
             alert_hold_down: config.alerts.hold_down,
@@ -259,6 +282,7 @@ impl App {
             closing,
             data_dir,
             public_host: config.tunnel.names.first().cloned(),
+            public_url: config.admin.public_url,
         };
         app.first_tokens(&config.environments).await?;
         Ok(app)
@@ -342,8 +366,12 @@ impl App {
         Ok(format!("/sign-in/once/{}", secret.reveal()))
     }
 
-    /// A page's URL as somebody on this machine, or the host that agents dial, would write it.
+    /// A page's URL as browsers write it; without a setting as somebody on this machine would, or with the host
+    /// that agents dial.
     fn page(&self, path: &str) -> String {
+        if let Some(url) = &self.public_url {
+            return format!("{url}{path}");
+        }
         let admin = self.addresses.admin;
         match &self.public_host {
             Some(host) if admin.ip().is_unspecified() => format!("https://{host}:{}{path}", admin.port()),

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write};
+use crate::store::{
+    Collection, Owner, Precondition, Revision, SharedStore, StoreError, Transaction, Versioned, Write,
+};
 
 const EVENTS: Collection<Event> = Collection::new("events");
 /// One record under [`HEAD_KEY`]: which numbers are in use.
@@ -86,12 +88,13 @@ impl Events {
 
     /// Appends an event that happened `at`, and returns it with its number. A text that is too long is cut.
     pub async fn append(&self, new: NewEvent, at: OffsetDateTime) -> Result<Event, StoreError> {
-        let mut appended = self.append_with(vec![new], at, Vec::new()).await?;
+        let (mut appended, _) = self.append_with(vec![new], at, Vec::new()).await?;
         // As many come back as went in.
         appended.pop().ok_or_else(|| StoreError::Conflict(HEADS.key(&self.owner, HEAD_KEY)))
     }
 
-    /// Appends events in one transaction with other writes: all of it happens, or nothing.
+    /// Appends events in one transaction with other writes: all of it happens, or nothing. Returns them with their
+    /// numbers, and the version of everything that was written.
     ///
     /// # Errors
     /// Also where a precondition of `others` does not hold: that is the caller's to decide anew.
@@ -100,7 +103,7 @@ impl Events {
         new: Vec<NewEvent>,
         at: OffsetDateTime,
         others: Vec<Write>,
-    ) -> Result<Vec<Event>, StoreError> {
+    ) -> Result<(Vec<Event>, Revision), StoreError> {
         let head_key = HEADS.key(&self.owner, HEAD_KEY);
         let mut events: Vec<Event> = new.into_iter().map(|new| Event::unnumbered(new, at)).collect();
         for _ in 0..ATTEMPTS_MAX {
@@ -126,7 +129,7 @@ impl Events {
             let unchanged = before.as_ref().map_or(Precondition::Absent, Versioned::unchanged);
             let transaction = transaction.with(HEADS.put(&self.owner, HEAD_KEY, unchanged, &head)?);
             match self.store.commit(transaction).await {
-                Ok(_) => return Ok(events),
+                Ok(revision) => return Ok((events, revision)),
                 // Somebody else appended.
                 Err(StoreError::Conflict(key)) if key == head_key || key.collection == EVENTS.name() => {}
                 Err(error) => return Err(error),

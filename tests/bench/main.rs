@@ -10,6 +10,7 @@
 //! is shown and fails nothing: how fast is a question, not a test. A broken gateway panics.
 #![expect(clippy::expect_used, reason = "the bench stands on the tests' stage and fails as they do")]
 
+mod alerts;
 mod ask;
 mod bare;
 mod bulk;
@@ -44,7 +45,7 @@ use crate::stage::Beside;
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How often each measurement is repeated [default: failover 50, pages 20, crowd 1, others 3]
+    /// How often each measurement is repeated [default: failover 50, alerts and pages 20, crowd 1, others 3]
     #[arg(long, global = true)]
     rounds: Option<NonZeroUsize>,
     /// Leave the programs out: measure the tunnel with nothing around it, and the limits
@@ -74,6 +75,8 @@ enum Command {
 enum What {
     /// From kill -9 of the active to the first byte over a new connection
     Failover,
+    /// From the decision to tell people to a receiver that has heard
+    Alerts,
     /// Memory of an idle central, active and standby
     Idle,
     /// Bulk speed and CPU cost, beside two-hop relays with TLS and without
@@ -114,6 +117,7 @@ impl What {
         let or = |default: usize| rounds.map_or(default, NonZeroUsize::get);
         match self {
             Self::Failover => failover::measure(or(50)).await,
+            Self::Alerts => alerts::measure(or(20)).await,
             Self::Idle => idle::measure(or(3)).await,
             Self::Throughput { mebibytes } => throughput::measure(or(3), beside, mebibytes, only).await,
             Self::Latency => latency::measure(or(3), beside, only).await,
@@ -121,6 +125,7 @@ impl What {
             Self::Pages { process_servers } => pages::measure(or(pages::ROUNDS), process_servers).await,
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
+                all.extend(alerts::measure(or(20)).await);
                 all.extend(idle::measure(or(3)).await);
                 all.extend(throughput::measure(or(3), beside, throughput::TOTAL_MIB, only).await);
                 all.extend(latency::measure(or(3), beside, only).await);

@@ -65,6 +65,24 @@ impl Api {
         self.call(Method::PATCH, path, Some(body)).await
     }
 
+    /// What a request is refused with.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn refusal(&self, method: Method, path: &str, body: Value) -> Value {
+        let url = format!("{}/api/v1{path}", self.base);
+        let request = self.client.request(method.clone(), &url).bearer_auth(&self.token).json(&body);
+        let answer = request.send().await.unwrap_or_else(|error| panic!("{method} {url}: {}", chain(&error)));
+        let status = answer.status();
+        assert!(status.is_client_error(), "{method} {url} was answered {status}");
+        answer.json().await.unwrap_or_else(|error| panic!("{method} {url}: {}", chain(&error)))
+    }
+
+    /// Where the server is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// `DELETE /api/v1{path}`.
     pub async fn delete(&self, path: &str) {
         self.call(Method::DELETE, path, None).await;

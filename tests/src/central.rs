@@ -107,7 +107,7 @@ impl Central {
     /// What central's file says at least.
     pub fn config(data_dir: &Path, admin: SocketAddr, tunnel: SocketAddr) -> String {
         format!(
-            "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n",
+            "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\npublic_url = \"https://{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n",
             data_dir.display(),
         )
     }

@@ -74,7 +74,8 @@ impl Hosts {
     ) -> Self {
         let admin = port::free();
         let config = format!(
-            "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
+            "data_dir = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\
+             public_url = \"https://{admin}\"\n\n[tunnel]\nlisten = \"{tunnel}\"\n\
              public_url = \"https://{tunnel}\"\n\n{settings}",
             folder.join("central").display(),
         );
@@ -115,6 +116,11 @@ impl Hosts {
     /// The REST API, with every right.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Where agents come in: central's public address.
+    pub fn tunnel(&self) -> SocketAddr {
+        self.tunnel
     }
 
     /// The state of the agent `name`, which is not enrolled yet, will lie on a [`SmallDisk`].

@@ -1,4 +1,5 @@
-//! What `alerting` sends, taken by programs that others wrote: Prometheus' Alertmanager, and Postfix.
+//! What `alerting` sends, taken by programs that others wrote: Prometheus' Alertmanager, Postfix, and the
+//! reference library of Standard Webhooks.
 #![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::{fs, time::Duration};
@@ -7,11 +8,57 @@ use alerting::{
     AddressRules, Alert, Alerts, Courier, Delivery, IncidentId, Kind,
     outbox::{self, Outcome},
 };
-use postern_tests::servers::{Alertmanager, Postfix};
+use postern_tests::servers::{Alertmanager, Postfix, Receiver};
 use serde_json::json;
 use time::OffsetDateTime;
 
 const DELIVERED_WITHIN: Duration = Duration::from_secs(60);
+
+const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const FOREIGN: &str = "whsec_c3BlY2lhbGx5IG1hZGUgZm9yIGEgc3RyYW5nZXI=";
+
+#[tokio::test]
+async fn the_reference_library_verifies_what_we_sign_with_either_key_while_one_is_changed() {
+    for (keys, verifying, refusing) in [
+        (json!(OLD), &[OLD][..], &[NEW, FOREIGN][..]),
+        (json!([NEW, OLD]), &[NEW, OLD], &[FOREIGN]),
+        (json!(NEW), &[NEW], &[OLD, FOREIGN]),
+    ] {
+        let receiver = Receiver::start().await;
+        let alerts = checked(json!({"name": "a", "url": receiver.url(), "secret": keys}));
+        for kind in [Kind::Down, Kind::Up] {
+            assert_eq!(attempt(&alerts, kind).await, 204);
+        }
+        for webhook in receiver.heard() {
+            assert!(webhook.text.contains("acme ü"), "more than ASCII is signed: {}", webhook.text);
+            for key in verifying {
+                assert!(webhook.is_signed_with(key).await, "{keys}: refused by {key}");
+            }
+            for key in refusing {
+                assert!(!webhook.is_signed_with(key).await, "{keys}: taken by {key}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reference_library_notices_a_changed_body_a_changed_id_and_an_old_one() {
+    let receiver = Receiver::start().await;
+    let alerts = checked(json!({"name": "a", "url": receiver.url(), "secret": OLD}));
+    assert_eq!(attempt(&alerts, Kind::Down).await, 204);
+    let sent = receiver.heard().remove(0);
+    assert!(sent.is_signed_with(OLD).await);
+
+    let mut changed = sent.clone();
+    changed.text = changed.text.replace("down", "fine");
+    assert!(!changed.is_signed_with(OLD).await);
+    for (header, value) in [("webhook-id", "msg_another"), ("webhook-timestamp", "1614265330")] {
+        let mut changed = sent.clone();
+        changed.headers.insert(header.to_owned(), value.to_owned());
+        assert!(!changed.is_signed_with(OLD).await, "{header}");
+    }
+}
 
 #[tokio::test]
 async fn alertmanager_takes_a_down_for_firing_until_its_up() {

@@ -1,12 +1,14 @@
 //! Who is told of an outage by the real programs: once each, in order, whatever dies meanwhile.
+#![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use postern_tests::servers::{Receiver, Webhook};
-use postern_tests::{Hosts, wait_until};
+use postern_tests::servers::{Mirror, Receiver, Webhook};
+use postern_tests::{Central, Hosts, Site, wait_until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
 /// Continues the table that the stage's configuration ends with.
@@ -18,6 +20,17 @@ connect_timeout = "1s"
 [alerts]
 allow_destinations = ["127.0.0.0/8"]
 "#;
+
+/// The four minutes, shortened.
+const TIME: Duration = Duration::from_secs(3);
+/// Continues the table `[tunnel]`.
+const THREE: &str = r#"
+[gateway]
+connect_timeout = "3s"
+[alerts]
+allow_destinations = ["127.0.0.0/8"]
+"#;
+const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::test]
 async fn an_outage_is_told_to_every_endpoint_and_its_end_to_those_who_heard_of_it() {
@@ -69,6 +82,65 @@ async fn a_receiver_that_fails_is_asked_again_under_the_same_id_and_hears_down_b
     .await;
     assert_eq!([taken[0].kind(), taken[1].kind()], ["secure_gateway.down", "secure_gateway.up"]);
     assert_eq!(taken[0].id, receiver.heard()[0].id);
+}
+
+#[tokio::test]
+async fn with_three_candidates_the_down_comes_after_the_third_has_had_its_time_and_the_up_with_the_first_back()
+ {
+    let receiver = Receiver::start().await;
+    let mirror = Mirror::start().await;
+    let central = Central::start_with(&["default"], THREE).await;
+    let site = Site::start_in(central, &["alpha", "beta", "gamma"], mirror.addr(), &[]).await;
+    let hanging = Receiver::start().await;
+    hanging.hang();
+    let endpoints = json!([
+        {"name": "dead", "url": hanging.url()},
+        {"name": "healthy", "url": receiver.url(), "secret": KEY},
+    ]);
+    site.api().put("/alerts", json!({"endpoints": endpoints, "hold_down": "0s"})).await;
+    let active = site.api().gateway().await.active.expect("a gateway that is up has an active");
+
+    // Every candidate stays connected to central, and none can bring up a tunnel.
+    site.links().for_each(|link| link.refuse_new(true));
+    let lost = Instant::now();
+    site.link(&active).connections().last().expect("the tunnel is its newest connection").cut();
+    let down = until_heard(&receiver, 1).await.remove(0);
+
+    assert_eq!(down.kind(), "secure_gateway.down");
+    // With two of the three given up it was not down yet.
+    let after = down.at - lost;
+    assert!(after >= 3 * TIME && after < 3 * TIME + TIME, "told {after:?} after the loss");
+    let tried = down.body["data"]["tried"].as_array().expect("who was tried");
+    let names: BTreeSet<_> = tried.iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!((tried.len(), names), (3, BTreeSet::from(["alpha", "beta", "gamma"])), "{tried:?}");
+    assert_eq!(tried[0]["name"], active, "the lost tunnel's own candidate is waited for first");
+    let time_was_up = |one: &Value| one["outcome"].as_str().is_some_and(|why| why.contains("its time is up"));
+    assert!(tried.iter().all(time_was_up), "{tried:?}");
+    let link = down.body["data"]["link"].as_str().unwrap_or_default();
+    let page = format!("{}/failovers#fo-", site.api().base());
+    assert!(link.starts_with(&page), "whoever reads it can click to the outage's page: {}", down.body);
+
+    site.link("gamma").refuse_new(false);
+    let up = until_heard(&receiver, 2).await.remove(1);
+    assert_eq!((up.kind(), up.incident()), ("secure_gateway.up", down.incident()));
+    assert_eq!(site.api().gateway().await.active.as_deref(), Some("gamma"));
+    for webhook in receiver.heard() {
+        assert!(webhook.is_signed_with(KEY).await);
+    }
+    assert_eq!(receiver.heard().len(), 2, "one down, one up");
+    assert!(!hanging.heard().is_empty(), "the one that hangs was called too, and delayed nobody");
+}
+
+#[tokio::test]
+async fn no_alert_and_no_destination_leads_back_to_central() {
+    let hosts = Hosts::central(SETTINGS).await;
+    let admin = hosts.api().base();
+    let back = json!({"endpoints": [{"name": "back", "url": format!("{admin}/api/v1/users")}]});
+    let refused = hosts.api().refusal(Method::PUT, "/alerts", back).await.to_string();
+    assert!(refused.contains("own listeners"), "loopback is allowed here, and yet: {refused}");
+    let circle = json!({"name": "circle", "url": format!("tcp://{}", hosts.tunnel())});
+    let refused = hosts.api().refusal(Method::POST, "/destinations", circle).await.to_string();
+    assert!(refused.contains("own listeners"), "{refused}");
 }
 
 /// `ALERT_OUTAGES` sets how many; `ALERT_SEED` repeats a run.

@@ -55,6 +55,16 @@ fn the_tunnel_alone_carries_bulk_and_holds_idle_streams_beside_the_relays() {
     assert!(figures.iter().all(|figure| figure["unit"] == "kB"), "{figures:?}");
 }
 
+#[test]
+fn an_alerts_way_to_its_receiver_is_measured_for_downs_and_for_ups() {
+    let figures = measured(&["alerts", "--rounds", "1"]);
+    assert_eq!(figures.len(), 2);
+    for figure in figures {
+        assert!(figure["median"].as_f64().unwrap() > 0.0, "{figure}");
+        assert_eq!((&figure["unit"], figure["targets"].as_array().unwrap().len()), (&"ms".into(), 2));
+    }
+}
+
 fn measured(args: &[&str]) -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
     assert!(output.status.success(), "{}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));

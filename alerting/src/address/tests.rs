@@ -230,6 +230,29 @@ async fn what_the_operator_allows_is_called_even_without_tls_and_nothing_beside_
 }
 
 #[tokio::test]
+async fn our_own_listeners_are_never_called_even_in_a_network_that_is_allowed() {
+    let rules = AddressRules::new(|_| true).with_lookup(names()).refusing(|host, address| {
+        host == "behind-a-balancer.test" || address == "127.0.0.1:7443".parse().unwrap()
+    });
+    for own in [
+        "https://127.0.0.1:7443/api/v1/users",
+        "http://127.1:7443/",
+        "https://[::ffff:127.0.0.1]:7443/",
+        "https://localhost:7443/",
+        "https://mixed.test:7443/",
+        "https://behind-a-balancer.test/",
+    ] {
+        let url = read_url(own, &["https", "http"]).unwrap();
+        let refused = rules.resolve(&url, true).await.unwrap_err();
+        assert!(matches!(refused, AddressError::Own { .. }), "{own}: {refused}");
+    }
+    let saved = rules.judge_literal(&read_url("https://127.1:7443/", &["https"]).unwrap(), true);
+    assert!(saved.unwrap_err().to_string().contains("one of this program's own listeners"));
+    let beside = read_url("https://127.0.0.1:7444/", &["https"]).unwrap();
+    assert!(rules.resolve(&beside, true).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_refusal_says_what_the_address_is_and_who_can_allow_it() {
     let rules = AddressRules::new(|_| false).with_lookup(names());
     let url = read_url("https://inside.test/", &["https"]).unwrap();
@@ -252,6 +275,7 @@ fn names() -> Lookup {
                 "mixed.test" => &["93.184.216.34", "127.0.0.1"],
                 "many.test" => &["93.184.216.34", "2606:4700::1", "fd00::1"],
                 "nat64.test" => &["64:ff9b::a00:1"],
+                "behind-a-balancer.test" => &["93.184.216.34"],
                 "metadata.google.internal" => &["169.254.169.254"],
                 "empty.test" => &[],
                 other => {

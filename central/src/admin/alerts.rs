@@ -275,7 +275,7 @@ async fn set_maintenance(
 
 impl AppState {
     fn alert_book(&self, caller: &Caller) -> Book {
-        Book::new(self.store_for(caller), &caller.environment, self.alert_hold_down)
+        Book::new(self.store_for(caller), &caller.environment, self.alert_hold_down, self.vault.clone())
     }
 
     /// Everybody who goes by the settings reads them again.

@@ -108,6 +108,7 @@ pub(super) async fn create(
     caller: Caller,
     Json(spec): Json<Spec>,
 ) -> Result<(StatusCode, Versioned<DestinationAnswer>), Problem> {
+    not_ourselves(&state, &spec)?;
     let record = state.destinations(&caller).create(spec).await?;
     let text = format!("Destination {} was added: {}", record.name, record.url);
     state.note(&caller, "destination_added", text).await;
@@ -136,6 +137,7 @@ pub(super) async fn change(
     let patched = |before: &Destination| {
         if_match.permits(&Version::of(before))?;
         let spec = patched(before)?;
+        not_ourselves(&state, &spec)?;
         moved = spec.url != before.url || spec.kind.is_some_and(|kind| kind != before.kind);
         Ok::<_, Problem>(spec)
     };
@@ -148,6 +150,16 @@ pub(super) async fn change(
     let last_test = tests.find(&name).await?;
     state.note(&caller, "destination_changed", format!("Destination {name} was changed")).await;
     Ok(Version::of(&record).on(settled_answer(&state, &caller, record, last_test).await))
+}
+
+/// A stream to one of central's own listeners would go round in a circle, or reach its doors from inside.
+fn not_ourselves(state: &AppState, spec: &Spec) -> Result<(), Problem> {
+    if state.own_listeners.are_seen_at(spec.url.host(), spec.url.port()) {
+        let why =
+            format!("{} is one of central's own listeners: a destination lies behind the gateway", spec.url);
+        return Err(Problem::field("url", why));
+    }
+    Ok(())
 }
 
 pub(super) async fn remove(

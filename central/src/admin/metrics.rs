@@ -146,7 +146,7 @@ impl Sheet {
             self.raft_index.get_or_create(&of()).set(raft.last_applied as f64);
             self.raft_voters.get_or_create(&of()).set(raft.voters.len() as f64);
         }
-        let book = Book::new(state.store.clone(), name, state.alert_hold_down);
+        let book = Book::new(state.store.clone(), name, state.alert_hold_down, state.vault.clone());
         let deliveries = book.deliveries().await?;
         let pending = deliveries.iter().map(|stored| &stored.value).filter(|delivery| delivery.is_open());
         self.webhooks.get_or_create(&of()).set(pending.clone().count() as f64);

@@ -69,9 +69,11 @@ use crate::{
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
+    own_listeners::OwnListeners,
     people::People,
     series::Lately,
     store::{SharedStore, measured::StoreTimings},
+    vault::Vault,
 };
 use problem::Problem;
 use rights::Caller;
@@ -92,6 +94,10 @@ pub struct AppState {
     /// Which addresses alerts may be sent to: the operator's word.
     pub alert_rules: alerting::AddressRules,
     pub alert_courier: alerting::Courier,
+    /// Seals what people entrust to central.
+    pub vault: Vault,
+    /// What no destination may lead back to.
+    pub own_listeners: OwnListeners,
     /// Wakes the dispatcher of an Environment.
     pub alert_nudges: Arc<BTreeMap<EnvironmentName, Nudge>>,
     /// Where drills are ordered, by Environment.

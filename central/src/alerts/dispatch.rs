@@ -6,10 +6,10 @@
 //!    └───── the earliest next attempt, or a nudge ◄─────────────────────────────┘
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use alerting::{
-    Alert, Context, Courier, Delivery, IncidentId, Kind,
+    Alert, Context, Courier, Delivery, DeliveryId, IncidentId, Kind,
     outbox::{self, Attempt, Effect},
 };
 use proto::EnvironmentName;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     book::Book,
+    pages::Pages,
     settings::{Settings, SettingsError},
 };
 use crate::{
@@ -30,6 +31,8 @@ use crate::{
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// The longest it sleeps: clocks may be set.
 const LOOK: Duration = Duration::from_secs(60);
+/// And the shortest: a clock's ticks are coarse.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// Who speaks in events.
 const SENDER: &str = "alerts";
 
@@ -49,15 +52,25 @@ pub struct Dispatcher {
     book: Book,
     courier: Courier,
     nudge: Nudge,
+    pages: Pages,
     /// Unique to this run of central: what another had in hand is taken over.
     me: String,
     attempts: JoinSet<(Delivery, Attempt)>,
+    /// All that is stored, as it was when somebody else may have changed it last. Thousands may wait for a receiver
+    /// that is away: they are not read again for each attempt.
+    seen: Option<Vec<Versioned<Delivery>>>,
 }
 
 impl Dispatcher {
-    pub fn new(environment: EnvironmentName, book: Book, courier: Courier, nudge: Nudge) -> Self {
+    pub fn new(
+        environment: EnvironmentName,
+        book: Book,
+        courier: Courier,
+        nudge: Nudge,
+        pages: Pages,
+    ) -> Self {
         let me = proto::SessionId::random().to_string();
-        Self { environment, book, courier, nudge, me, attempts: JoinSet::new() }
+        Self { environment, book, courier, nudge, pages, me, attempts: JoinSet::new(), seen: None }
     }
 
     /// Runs until `stop`. An attempt that is under way then is made again at the next start, under the
@@ -69,13 +82,15 @@ impl Dispatcher {
                 Ok(wait) => wait,
                 Err(error) => {
                     tracing::error!(environment = %self.environment, %error, "Alerts wait: what is to be sent cannot be read or kept");
+                    self.seen = None;
                     STORE_RETRY
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.nudge.0.notified() => {}
-                () = tokio::time::sleep(wait) => {}
+                // Whoever stores a delivery or changes one rings.
+                () = self.nudge.0.notified() => self.seen = None,
+                () = tokio::time::sleep(wait) => if wait == LOOK { self.seen = None },
                 Some(ended) = self.attempts.join_next() => match ended {
                     Ok((begun, attempt)) => self.finish(begun, attempt).await,
                     // Its lease runs out, and it is tried again.
@@ -102,66 +117,80 @@ impl Dispatcher {
     /// Begins what is due. Returns how long nothing else will be.
     async fn send_what_is_due(&mut self) -> Result<Duration, SettingsError> {
         let now = OffsetDateTime::now_utc();
-        let stored = self.book.deliveries().await?;
-        let deliveries: Vec<Delivery> = stored.iter().map(|stored| stored.value.clone()).collect();
-        let due: Vec<Delivery> = outbox::due(&deliveries, now).into_iter().cloned().collect();
+        let mut seen = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.book.deliveries().await?,
+        };
+        let due: BTreeSet<DeliveryId> = outbox::due(seen.iter().map(|read| &read.value), now)
+            .into_iter()
+            .map(|delivery| delivery.id.clone())
+            .collect();
+        let mut all_known = true;
         if !due.is_empty() {
             let settings = self.book.settings().await?;
-            for delivery in due {
-                if let Some(read) = stored.iter().find(|stored| stored.value.id == delivery.id) {
-                    self.begin(read, &settings, now).await?;
-                }
+            for read in seen.iter_mut().filter(|read| due.contains(&read.value.id)) {
+                all_known &= self.begin(read, &settings, now).await?;
             }
         }
-        let stored = self.book.deliveries().await?;
-        let deliveries: Vec<Delivery> = stored.iter().map(|stored| stored.value.clone()).collect();
-        self.book.clear(stored, now).await?;
-        let next = outbox::next_due(&deliveries).map_or(LOOK, |at| (at - now).try_into().unwrap_or_default());
-        Ok(next.clamp(Duration::from_millis(10), LOOK))
+        all_known &= !self.book.clear(&seen, now).await?;
+        if !all_known {
+            // Somebody else was first, or much was cleared away: it is looked at again at once.
+            return Ok(SHORTEST);
+        }
+        let next = outbox::next_due(seen.iter().map(|read| &read.value));
+        let next = next.map_or(LOOK, |at| (at - now).try_into().unwrap_or_default());
+        self.seen = Some(seen);
+        Ok(next.clamp(SHORTEST, LOOK))
     }
 
+    /// Begins an attempt. Returns whether `read` is now as it is stored.
     async fn begin(
         &mut self,
-        read: &Versioned<Delivery>,
+        read: &mut Versioned<Delivery>,
         settings: &Settings,
         now: OffsetDateTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let endpoint =
             settings.alerts.endpoint(&read.value.endpoint).filter(|endpoint| endpoint.is_enabled());
         let Some(endpoint) = endpoint.cloned() else {
             let given_up = read.value.give_up("its endpoint was removed or switched off", now);
-            return settled(self.book.replace(read, &given_up).await);
+            return self.put(read, given_up).await;
         };
-        let Some(begun) = read.value.begin(&self.me, now) else { return Ok(()) };
-        match self.book.replace(read, &begun).await {
-            Ok(()) => {}
-            Err(StoreError::Conflict(_)) => return Ok(()),
-            Err(error) => return Err(error),
+        let Some(begun) = read.value.begin(&self.me, now) else { return Ok(true) };
+        if !self.put(read, begun.clone()).await? {
+            return Ok(false);
         }
         let courier = self.courier.clone();
         self.attempts.spawn(async move {
             let attempt = courier.attempt(&endpoint, &begun.id, &begun.alert, now).await;
             (begun, attempt)
         });
-        Ok(())
+        Ok(true)
     }
 
-    async fn finish(&self, begun: Delivery, attempt: Attempt) {
-        let now = OffsetDateTime::now_utc();
-        let (dice, mut effect) = (rand::random(), None);
-        let finished = self.book.change(&begun.id, |stored| {
-            // Sent again or given up by an administrator meanwhile: that stands.
-            if stored.state != begun.state {
-                return None;
+    /// Puts `next` in the place of `read`. `false` where somebody changed it meanwhile: that stands.
+    async fn put(&self, read: &mut Versioned<Delivery>, next: Delivery) -> Result<bool, StoreError> {
+        match self.book.replace(read, &next).await {
+            Ok(version) => {
+                read.version = version;
+                read.value = next;
+                Ok(true)
             }
-            let (next, follows) = stored.finish(attempt.clone(), now, dice);
-            effect = follows;
-            Some(next)
-        });
-        if let Err(error) = finished.await {
-            tracing::error!(environment = %self.environment, delivery = %begun.id, %error, "The end of an attempt could not be kept: the alert will be sent again");
-            return;
+            Err(StoreError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error),
         }
+    }
+
+    async fn finish(&mut self, begun: Delivery, attempt: Attempt) {
+        let now = OffsetDateTime::now_utc();
+        let effect = match self.keep_end(&begun, attempt, now).await {
+            Ok(effect) => effect,
+            Err(error) => {
+                tracing::error!(environment = %self.environment, delivery = %begun.id, %error, "The end of an attempt could not be kept: the alert will be sent again");
+                self.seen = None;
+                return;
+            }
+        };
         match effect {
             None => {}
             Some(Effect::DisableEndpoint { endpoint, why }) => self.disable(&endpoint, &why).await,
@@ -171,6 +200,31 @@ impl Dispatcher {
                 self.book.note(event("alert_given_up", text)).await;
             }
         }
+    }
+
+    /// Stores how an attempt ended, unless it was sent again or given up by an administrator meanwhile.
+    async fn keep_end(
+        &mut self,
+        begun: &Delivery,
+        attempt: Attempt,
+        now: OffsetDateTime,
+    ) -> Result<Option<Effect>, StoreError> {
+        let stored = self.book.delivery(&begun.id).await?;
+        let Some(mut read) = stored.filter(|read| read.value.state == begun.state) else {
+            self.seen = None;
+            return Ok(None);
+        };
+        let (next, effect) = read.value.finish(attempt, now, rand::random());
+        if !self.put(&mut read, next).await? {
+            self.seen = None;
+            return Ok(None);
+        }
+        let seen = self.seen.as_mut().and_then(|seen| seen.iter_mut().find(|seen| seen.key == read.key));
+        match seen {
+            Some(seen) => *seen = read,
+            None => self.seen = None,
+        }
+        Ok(effect)
     }
 
     /// The receiver is gone and said so: nothing more is sent until somebody switches it on again.
@@ -188,16 +242,18 @@ impl Dispatcher {
     }
 
     /// Whoever else can be told is told that this one cannot.
-    async fn failing(&self, endpoint: &str, why: &str, at: OffsetDateTime) {
+    async fn failing(&mut self, endpoint: &str, why: &str, at: OffsetDateTime) {
         let summary = format!("Alerts do not reach {endpoint}: {why}");
         let id = IncidentId::new(proto::SessionId::random().to_string());
         let context = Context {
             environment: self.environment.to_string(),
             summary: summary.clone(),
+            link: self.pages.of(Kind::DeliveriesFailing, None),
             ..Context::default()
         };
         let mut alert = Alert::about(Kind::DeliveriesFailing, id, context, at);
         alert.details.insert("endpoint".into(), endpoint.to_owned());
+        self.seen = None;
         if let Err(error) = self.book.say(vec![event("alert_failing", summary)], &[alert], at).await {
             tracing::error!(environment = %self.environment, endpoint, %error, "That alerts do not arrive could not be told");
         }
@@ -206,12 +262,4 @@ impl Dispatcher {
 
 fn event(code: &'static str, text: String) -> NewEvent {
     NewEvent { code, severity: Severity::Warning, text, sender: SENDER.to_owned() }
-}
-
-/// Somebody else was first: the next look sees what became of it.
-fn settled(replaced: Result<(), StoreError>) -> Result<(), StoreError> {
-    match replaced {
-        Err(StoreError::Conflict(_)) => Ok(()),
-        other => other,
-    }
 }

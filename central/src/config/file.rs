@@ -15,6 +15,7 @@ pub(super) type Given<T> = Option<Spanned<T>>;
 pub(super) struct File {
     pub(super) data_dir: Given<String>,
     pub(super) environments: Given<Vec<Spanned<String>>>,
+    pub(super) secrets_key_file: Given<String>,
     pub(super) admin: AdminTable,
     pub(super) tunnel: TunnelTable,
     pub(super) gateway: GatewayTable,
@@ -28,6 +29,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AdminTable {
     pub(super) listen: Given<String>,
+    pub(super) public_url: Given<String>,
     pub(super) session_idle: Given<DurationText>,
     pub(super) session_lifetime: Given<DurationText>,
     pub(super) metrics: Given<super::MetricsAccess>,

@@ -51,6 +51,8 @@ const H: Duration = Duration::from_secs(3600);
 pub struct Config {
     pub data_dir: PathBuf,
     pub environments: Vec<EnvironmentName>,
+    /// Where the key lies that secrets in the store are sealed with; `None`: in the data directory.
+    pub secrets_key_file: Option<PathBuf>,
     pub admin: Admin,
     pub tunnel: Tunnel,
     pub gateway: Gateway,
@@ -66,6 +68,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub listen: SocketAddr,
+    /// Where browsers find the UI, `https://HOST:PORT`; for links in alerts and printed addresses.
+    pub public_url: Option<DestinationUrl>,
     /// How long people stay signed in.
     pub sessions: SessionLimits,
     /// Who may read `/metrics`.
@@ -134,8 +138,10 @@ impl Default for Config {
         Self {
             data_dir: "/var/lib/postern-central".into(),
             environments: vec![default_environment()],
+            secrets_key_file: None,
             admin: Admin {
                 listen: (Ipv4Addr::LOCALHOST, 7443).into(),
+                public_url: None,
                 sessions: SessionLimits::default(),
                 metrics: MetricsAccess::Token,
             },
@@ -223,8 +229,10 @@ impl Reading<'_, '_> {
         let config = Config {
             data_dir: self.data_dir(&file.data_dir, default.data_dir),
             environments: self.environments(&file.environments, default.environments),
+            secrets_key_file: self.path(&file.secrets_key_file, "secrets_key_file"),
             admin: Admin {
                 listen: self.listen(&file.admin.listen, default.admin.listen),
+                public_url: self.public_url(&file.admin.public_url),
                 sessions: SessionLimits {
                     idle: self.duration(&file.admin.session_idle, M..=24 * H, default.admin.sessions.idle),
                     lifetime: self.duration(
@@ -281,12 +289,7 @@ impl Reading<'_, '_> {
     }
 
     fn tunnel(&mut self, table: &file::TunnelTable, default: Tunnel) -> Tunnel {
-        let public_url =
-            table.public_url.as_ref().and_then(|given| match given.get_ref().parse::<DestinationUrl>() {
-                Ok(url) if url.scheme().as_str() == "https" && url.path().is_empty() => Some(url),
-                Ok(_) => self.wrong(given.span(), "public_url is https://HOST or https://HOST:PORT"),
-                Err(error) => self.wrong(given.span(), error),
-            });
+        let public_url = self.public_url(&table.public_url);
         let mut names = self.each(&table.names, host);
         if let Some(url) = &public_url
             && !names.iter().any(|name| name == url.host())
@@ -324,6 +327,23 @@ impl Reading<'_, '_> {
             let at =
                 place(if file.admin.listen.is_some() { &file.admin.listen } else { &file.tunnel.listen });
             self.mistakes.add(at, format!("admin.listen and tunnel.listen are both {listen}"));
+        }
+    }
+
+    fn public_url(&mut self, given: &Given<String>) -> Option<DestinationUrl> {
+        let given = given.as_ref()?;
+        match given.get_ref().parse::<DestinationUrl>() {
+            Ok(url) if url.scheme().as_str() == "https" && url.path().is_empty() => Some(url),
+            Ok(_) => self.wrong(given.span(), "public_url is https://HOST or https://HOST:PORT"),
+            Err(error) => self.wrong(given.span(), error),
+        }
+    }
+
+    fn path(&mut self, given: &Given<String>, what: &str) -> Option<PathBuf> {
+        let given = given.as_ref()?;
+        match given.get_ref().as_str() {
+            "" => self.wrong(given.span(), format!("{what} must not be empty")),
+            path => Some(path.into()),
         }
     }
 
@@ -472,8 +492,10 @@ mod tests {
         let text = r#"
             data_dir = "/srv/postern"
             environments = ["acme", "globex"]
+            secrets_key_file = "/run/postern.key"
             [admin]
             listen = "localhost:1"
+            public_url = "https://admin.example:7443"
             [tunnel]
             listen = "[::]:443"
             public_url = "https://gw.example"
@@ -500,7 +522,9 @@ mod tests {
         let config = parse(text).unwrap();
         assert_eq!(config.data_dir, Path::new("/srv/postern"));
         assert_eq!(config.environments.len(), 2);
+        assert_eq!(config.secrets_key_file.as_deref(), Some(Path::new("/run/postern.key")));
         assert_eq!(config.admin.listen, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(config.admin.public_url.as_ref().unwrap().host(), "admin.example");
         assert_eq!(config.tunnel.listen, "[::]:443".parse().unwrap());
         assert_eq!(config.tunnel.names, ["gw2.example", "192.0.2.1", "2001:db8::1", "gw.example"]);
         assert_eq!(config.tunnel.public_url.as_ref().unwrap().to_string(), "https://gw.example:443");
@@ -579,6 +603,8 @@ mod tests {
             "environments = []",
             "environments = [\"a\", \"a\"]",
             "data_dir = \"\"",
+            "secrets_key_file = \"\"",
+            "[admin]\npublic_url = \"http://admin\"",
         ] {
             assert!(matches!(parse(text), Err(ConfigError::Mistakes(found)) if found.len() == 1), "{text}");
         }

@@ -24,6 +24,11 @@ impl Chronicle {
         Self { newest, dirty: false, before: None, connect_timeout }
     }
 
+    /// The number of the one under way, or of the last one.
+    pub fn id(&self) -> Option<u64> {
+        self.newest.as_ref().map(|newest| newest.id)
+    }
+
     /// A tunnel was lost, or is ordered to move.
     pub fn began(&mut self, from: Option<Name>, reason: &str, planned: bool, now: OffsetDateTime) {
         if let Some(open) = self.open() {

@@ -51,7 +51,7 @@ use super::{
     view::{GatewayView, SwitchView},
 };
 use crate::{
-    alerts::{Book, Nudge},
+    alerts::{Book, Nudge, Pages},
     enrolment::AgentIdentity,
     events::NewEvent,
     failovers::{Chronicle, Failovers},
@@ -128,6 +128,8 @@ pub struct Settings {
     pub timings: group::Timings,
     /// Where the witness keeps its guard file, one per Environment.
     pub guards: PathBuf,
+    /// Where people look on who were told.
+    pub pages: Pages,
 }
 
 /// What the keeper works with.

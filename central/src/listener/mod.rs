@@ -171,6 +171,12 @@ impl Listeners {
         }
     }
 
+    /// Whether any destination's clients connect at an address of which `is` says yes.
+    pub fn any_bound(&self, is: impl Fn(SocketAddr) -> bool) -> bool {
+        let at = |state: &ListenState| matches!(state, ListenState::At(address) if is(*address));
+        self.environments.values().any(|one| one.published.borrow().values().any(|shown| at(&shown.state)))
+    }
+
     /// What came through each entrance since it was opened.
     pub fn counters(&self, environment: &EnvironmentName) -> BTreeMap<Name, Arc<Counters>> {
         let Some(environment) = self.environments.get(environment) else { return BTreeMap::new() };

@@ -6,9 +6,10 @@ use axum::{
     http::{Method, StatusCode},
 };
 use central::{
-    admin::Role,
+    admin::{AppState, Role},
     alerts::{ALERTS_AT_ONCE, Book, EVENTS_AT_ONCE},
     events::{NewEvent, Severity},
+    store::Precondition,
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -137,12 +138,12 @@ async fn a_preview_shows_what_would_be_sent_and_sends_nothing() {
 
 #[tokio::test]
 async fn as_much_as_is_told_at_once_fits_into_one_transaction() {
-    let stage = Stage::new();
+    let stage = &Stage::new();
     let endpoints: Vec<_> = (0..16)
         .map(|n| json!({"name": format!("hook-{n}"), "url": "https://hook.example", "also": ["candidate_silent"]}))
         .collect();
-    set(&stage, json!({"endpoints": endpoints})).await;
-    let book = Book::new(stage.state.store.clone(), &environment(), stage.state.alert_hold_down);
+    set(stage, json!({"endpoints": endpoints})).await;
+    let book = book(stage);
     let now = OffsetDateTime::now_utc();
     let silent =
         |n: usize| Alert::sample(Kind::CandidateSilent, IncidentId::new(n.to_string()), "default", now);
@@ -154,7 +155,7 @@ async fn as_much_as_is_told_at_once_fits_into_one_transaction() {
         sender: "gateway".into(),
     };
     let events = (0..EVENTS_AT_ONCE).map(event).collect();
-    book.tell(events, &Snapshot::Up, &alerts, now).await.unwrap();
+    book.tell(events, (&Snapshot::Up, Precondition::Any), &alerts, now).await.unwrap();
     let told = stage.get(&format!("{PATH}/deliveries?limit=1000")).await.body;
     assert_eq!(told.as_array().unwrap().len(), ALERTS_AT_ONCE * 16);
 }
@@ -163,7 +164,7 @@ async fn as_much_as_is_told_at_once_fits_into_one_transaction() {
 async fn settings_that_cannot_be_used_any_more_are_told_and_can_be_set_again() {
     let stage = Stage::new();
     set(&stage, json!({"endpoints": [{"name": "hook", "url": "https://hook.example", "secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]})).await;
-    stage.damage("alert_settings", |record| record["alerts"]["secrets"] = json!({})).await;
+    stage.damage("alert_settings", |record| record["alerts"]["sealed"] = json!({})).await;
     let refused = stage.get(PATH).await;
     assert_eq!((refused.status, refused.code()), (StatusCode::CONFLICT, "alerts_damaged"));
     assert!(refused.body["detail"].as_str().unwrap().contains("set them again"), "{:?}", refused.body);
@@ -172,16 +173,21 @@ async fn settings_that_cannot_be_used_any_more_are_told_and_can_be_set_again() {
     assert_eq!(stage.get(PATH).await.status, StatusCode::OK);
 }
 
+fn book(stage: &Stage) -> Book {
+    let AppState { store, alert_hold_down, vault, .. } = stage.state.clone();
+    Book::new(store, &environment(), alert_hold_down, vault)
+}
+
 async fn set(stage: &Stage, alerts: Value) -> Reply {
     stage.ask(Role::CloudAdministrator, Method::PUT, PATH, alerts).await
 }
 
 /// As the gateway's room writes it.
 async fn outage(stage: &Stage) {
-    let book = Book::new(stage.state.store.clone(), &environment(), stage.state.alert_hold_down);
+    let book = book(stage);
     let now = OffsetDateTime::now_utc();
     let alert = Alert::sample(Kind::Down, IncidentId::new("outage"), "default", now);
-    book.tell(Vec::new(), &Snapshot::Up, &[alert], now).await.unwrap();
+    book.tell(Vec::new(), (&Snapshot::Up, Precondition::Any), &[alert], now).await.unwrap();
 }
 
 /// An HTTP server that remembers bodies and always gives the same answer.

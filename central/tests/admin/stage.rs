@@ -32,6 +32,7 @@ use central::{
         view::{CandidateView, ConnectedView, DrainingView, GatewayState},
     },
     listener::ledger::{ClosedStream, OpenStream, StreamKey},
+    own_listeners::OwnListeners,
     people::{People, SessionLimits},
     process_server::{PROCESS_SERVERS, ProcessServer, ProcessServers},
     series::Lately,
@@ -39,6 +40,7 @@ use central::{
         Action, Key, Owner, Precondition, SharedStore, Transaction, Write, measured::StoreTimings,
         memory::MemoryStore, sled::SledStore,
     },
+    vault::Vault,
 };
 use durable::Durable;
 use proto::{
@@ -120,6 +122,8 @@ impl Stage {
             enrolment: Enrolment::new(store, Arc::new(ca)),
             alert_rules: rules.clone(),
             alert_courier: Courier::new(rules),
+            vault: Vault::with_key(&[7; 32]),
+            own_listeners: OwnListeners::default(),
             alert_nudges: Arc::default(),
             drills: Arc::default(),
             alert_hold_down: Duration::from_secs(10),

@@ -16,6 +16,7 @@ use super::Keeper;
 use crate::{
     alerts::{ALERTS_AT_ONCE, EVENTS_AT_ONCE},
     gateway::view::GatewayState,
+    store::{Precondition, StoreError},
 };
 
 /// How soon a store that did not take an alert is asked again.
@@ -29,6 +30,10 @@ const EVENTS_WAITING_MAX: usize = 1000;
 /// The same for alerts: an outage and its end for each of its last fifty, or what else there is to say.
 const ALERTS_WAITING_MAX: usize = 100;
 
+/// The events of the policy.
+const RAISED: &str = "event_raised";
+const CLEARED: &str = "event_cleared";
+
 /// What the keeper remembers for it.
 #[derive(Default)]
 pub(super) struct Telling {
@@ -39,6 +44,8 @@ pub(super) struct Telling {
     key_is_spent: bool,
     /// The policy's state as the store has it.
     stored: Option<Stored>,
+    /// Holds while nobody else has told.
+    unchanged: Option<Precondition>,
     retry_at: Option<Instant>,
     /// When maintenance ends.
     speaks_at: Option<Instant>,
@@ -74,16 +81,37 @@ impl Stored {
 
 impl Keeper {
     /// Continues where the last run of central stopped telling.
-    pub(super) async fn restore_alerts(&mut self, now: Instant) -> Result<(), crate::store::StoreError> {
-        let snapshot = self.rooms.alerts.policy().await?;
+    pub(super) async fn restore_alerts(&mut self, now: Instant) -> Result<(), StoreError> {
         self.telling.incident_key = self.rooms.alerts.incident_key().await?;
-        self.telling.stored = Some(Stored::of(&snapshot));
-        self.policy = alerting::Policy::restore(snapshot, self.settings.hold_down, now, SystemTime::now());
+        self.restore_policy(now).await?;
         if self.record.group.is_none() {
             // The last candidate was unmarked, and central ended before that was told.
             self.policy.handle_up(now);
         }
         self.read_alerts(now).await;
+        Ok(())
+    }
+
+    async fn restore_policy(&mut self, now: Instant) -> Result<(), StoreError> {
+        let (snapshot, unchanged) = self.rooms.alerts.policy().await?;
+        self.telling.stored = Some(Stored::of(&snapshot));
+        self.telling.unchanged = Some(unchanged);
+        self.policy = alerting::Policy::restore(snapshot, self.settings.hold_down, now, SystemTime::now());
+        Ok(())
+    }
+
+    /// Another owner of this Environment, a second node of central, has told meanwhile: what it wrote stands, and
+    /// what was decided here of the same outage is told by nobody.
+    async fn follow_another_owner(&mut self, now: Instant) -> Result<(), StoreError> {
+        self.restore_policy(now).await?;
+        self.telling.pending.retain(|alert| !matches!(alert.kind, Kind::Down | Kind::Up));
+        self.pending_events.retain(|event| event.code != RAISED && event.code != CLEARED);
+        self.read_alerts(now).await;
+        match self.processor.state() {
+            GatewayState::Idle | GatewayState::Up => self.policy.handle_up(now),
+            GatewayState::Down => self.outage(now),
+            GatewayState::Connecting => {}
+        }
         Ok(())
     }
 
@@ -124,7 +152,8 @@ impl Keeper {
             1 => "The Secure Gateway is down: its only candidate has no secure connection".to_owned(),
             many => format!("The Secure Gateway is down: none of {many} candidates has a secure connection"),
         };
-        let context = Context { environment, summary, tried: self.telling.tried.clone(), link: None };
+        let link = self.settings.pages.failover(self.chronicle.id());
+        let context = Context { environment, summary, tried: self.telling.tried.clone(), link };
         let id = IncidentId::new(proto::SessionId::random().to_string());
         let incident = Incident::new(id, OffsetDateTime::now_utc(), context);
         let key = self.telling.incident_key.clone();
@@ -165,12 +194,16 @@ impl Keeper {
 
     /// An occasion that has no outage.
     pub(super) fn tell_of(&mut self, kind: Kind, summary: String, details: &[(&str, String)]) {
-        let context = Context {
-            environment: self.environment.name.to_string(),
-            summary,
-            tried: Vec::new(),
-            link: None,
+        let detail = |name: &str| details.iter().find(|(given, _)| *given == name).map(|(_, value)| value);
+        let server = detail("candidate").or(detail("process_server")).and_then(|name| name.parse().ok());
+        let pages = &self.settings.pages;
+        let link = match (kind, server) {
+            (Kind::Failover, _) => pages.failover(self.chronicle.id()),
+            (_, Some(server)) => pages.process_server(&server),
+            (_, None) => pages.of(kind, detail("destination").map(String::as_str)),
         };
+        let environment = self.environment.name.to_string();
+        let context = Context { environment, summary, tried: Vec::new(), link };
         let id = IncidentId::new(proto::SessionId::random().to_string());
         let mut alert = Alert::about(kind, id, context, OffsetDateTime::now_utc());
         alert.details.extend(details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
@@ -241,10 +274,10 @@ impl Keeper {
         while let Some(event) = self.policy.poll_event() {
             match event {
                 alerting::Event::Raised(_) => {
-                    self.note("event_raised", format!("{} was raised", alerting::EVENT_NAME));
+                    self.note(RAISED, format!("{} was raised", alerting::EVENT_NAME));
                 }
                 alerting::Event::Cleared(_) => {
-                    self.note("event_cleared", format!("{} was cleared", alerting::EVENT_NAME));
+                    self.note(CLEARED, format!("{} was cleared", alerting::EVENT_NAME));
                 }
             }
         }
@@ -267,7 +300,17 @@ impl Keeper {
             let events: Vec<_> = self.pending_events.iter().take(EVENTS_AT_ONCE).cloned().collect();
             let taken = events.len();
             let alerts: Vec<_> = self.telling.pending.iter().take(ALERTS_AT_ONCE).cloned().collect();
-            let written = self.rooms.alerts.tell(events, &snapshot, &alerts, wall).await;
+            let unchanged = self.telling.unchanged.unwrap_or(Precondition::Absent);
+            let written = match self.rooms.alerts.tell(events, (&snapshot, unchanged), &alerts, wall).await {
+                Err(StoreError::Conflict(_)) => match self.follow_another_owner(now).await {
+                    Ok(()) => {
+                        self.telling.retry_at = Some(now);
+                        return;
+                    }
+                    Err(error) => Err(error),
+                },
+                written => written.map(|unchanged| self.telling.unchanged = Some(unchanged)),
+            };
             if let Err(error) = written {
                 tracing::error!(environment = %self.environment.name, %error, "What happened could not be recorded, and whom it concerns is not told yet");
                 let surplus = self.pending_events.len().saturating_sub(EVENTS_WAITING_MAX);

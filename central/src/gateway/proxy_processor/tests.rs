@@ -35,30 +35,35 @@ fn four_candidates_fail_one_after_another_at_four_minutes_each_and_only_then_it_
 }
 
 #[test]
+fn of_three_candidates_each_has_its_four_minutes_and_whoever_is_told_is_told_to_the_second() {
+    let mut world = World::with_candidates([1, 2, 3]);
+    let mut policy = alerted_after(10 * S);
+    world.up(1);
+    let told = world.told_within(13 * MIN, &mut policy);
+    assert_eq!(
+        told,
+        [
+            (4 * MIN, "order 2".to_owned()),
+            (8 * MIN, "order 3".to_owned()),
+            (12 * MIN, r#"Raised(IncidentId("incident"))"#.to_owned()),
+            (12 * MIN, "order 1".to_owned()),
+            (12 * MIN + 10 * S, "down alert".to_owned()),
+        ]
+    );
+
+    world.up(3);
+    policy.handle_up(world.now);
+    assert!(matches!(policy.poll_transmit(), Some(Transition::Up(_))));
+    assert!(policy.poll_transmit().is_none(), "one down, one up");
+}
+
+#[test]
 fn the_event_is_raised_only_after_the_last_candidate_and_cleared_when_operational_again() {
     let mut world = World::with_candidates([1, 2, 3, 4]);
-    let mut policy = Policy::new(10 * S);
-    policy.set_endpoints_configured(true);
-    let incident =
-        Incident::new(IncidentId::new("incident"), time::OffsetDateTime::UNIX_EPOCH, Context::default());
+    let mut policy = alerted_after(10 * S);
     world.up(1);
-    let lost_at = world.lose();
-    let mut told = Vec::new();
-    while let Some(at) = world.processor.poll_timeout().into_iter().chain(policy.poll_timeout()).min() {
-        if at > lost_at + 17 * MIN {
-            break;
-        }
-        world.now = at;
-        world.processor.handle_timeout(at);
-        policy.handle_timeout(at);
-        for verdict in world.verdicts() {
-            if verdict == Verdict::Down {
-                policy.handle_down(at, incident.clone());
-            }
-        }
-        told.extend(policy.poll_event().map(|event| (at - lost_at, format!("{event:?}"))));
-        told.extend(policy.poll_transmit().map(|_down| (at - lost_at, "down alert".to_owned())));
-    }
+    let mut told = world.told_within(17 * MIN, &mut policy);
+    told.retain(|(_, what)| !what.starts_with("order"));
     assert_eq!(
         told,
         [
@@ -202,6 +207,12 @@ fn a_dissolved_group_is_idle_and_nobody_is_alarmed() {
     assert_eq!(world.verdicts(), []);
 }
 
+fn alerted_after(hold_down: Duration) -> Policy {
+    let mut policy = Policy::new(hold_down);
+    policy.set_endpoints_configured(true);
+    policy
+}
+
 struct World {
     processor: ProxyProcessor,
     now: Instant,
@@ -243,6 +254,32 @@ impl World {
 
     fn verdicts(&mut self) -> Vec<Verdict> {
         std::iter::from_fn(|| self.processor.poll_verdict()).collect()
+    }
+
+    /// Loses the tunnel; answers with each order, event and alert, and how long after the loss it came.
+    fn told_within(&mut self, time: Duration, policy: &mut Policy) -> Vec<(Duration, String)> {
+        let incident =
+            Incident::new(IncidentId::new("incident"), time::OffsetDateTime::UNIX_EPOCH, Context::default());
+        let lost_at = self.lose();
+        let mut told = Vec::new();
+        while let Some(at) = self.processor.poll_timeout().into_iter().chain(policy.poll_timeout()).min() {
+            if at > lost_at + time {
+                break;
+            }
+            self.now = at;
+            self.processor.handle_timeout(at);
+            policy.handle_timeout(at);
+            for verdict in self.verdicts() {
+                match verdict {
+                    Verdict::Down => policy.handle_down(at, incident.clone()),
+                    Verdict::Order(order) => told.push((at - lost_at, format!("order {}", order.node))),
+                    _ => {}
+                }
+                told.extend(policy.poll_event().map(|event| (at - lost_at, format!("{event:?}"))));
+            }
+            told.extend(policy.poll_transmit().map(|_down| (at - lost_at, "down alert".to_owned())));
+        }
+        told
     }
 
     fn orders_and_downs_until(&mut self, end: Instant) -> Vec<(Duration, String)> {
