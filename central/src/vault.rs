@@ -90,7 +90,7 @@ pub enum Unsealed {
 impl Vault {
     /// Opens the vault of `store`; its key is in `file`, or else in `data_dir`, where the first start makes one.
     pub async fn open(store: &SharedStore, data_dir: &Path, file: Option<&Path>) -> Result<Self, VaultError> {
-        let path = file.map_or_else(|| data_dir.join(FILE), Path::to_owned);
+        let path = Self::key_file(data_dir, file);
         let known = KEYS.get(&**store, &Owner::Central, RECORD).await?;
         let key = match (read(&path)?, &known) {
             (Some(key), _) => key,
@@ -108,6 +108,11 @@ impl Vault {
                 Ok(vault)
             }
         }
+    }
+
+    /// Where its key lies.
+    pub fn key_file(data_dir: &Path, file: Option<&Path>) -> PathBuf {
+        file.map_or_else(|| data_dir.join(FILE), Path::to_owned)
     }
 
     /// A vault with this key.

@@ -337,9 +337,18 @@ impl Hosts {
 
     /// The same, not run yet: for what is refused.
     pub fn posternctl_command(&self, arguments: &[&str]) -> Command {
+        self.posternctl_as("admin.token", arguments)
+    }
+
+    /// The same as the operator of central's machine.
+    pub fn operators_posternctl(&self, arguments: &[&str]) -> Command {
+        self.posternctl_as("operator.token", arguments)
+    }
+
+    fn posternctl_as(&self, token_file: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("posternctl"));
         command.args(arguments).args(["--server", &format!("https://{}", self.admin)]);
-        command.arg("--token-file").arg(self.folder.join("central/admin.token"));
+        command.arg("--token-file").arg(self.folder.join(CENTRAL).join(token_file));
         command.arg("--ca-cert").arg(self.folder.join("central/ca.pem"));
         command
     }

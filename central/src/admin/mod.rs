@@ -14,6 +14,7 @@ mod alerts;
 mod api_tokens;
 mod audit;
 mod authenticate;
+mod backup;
 pub mod client;
 pub mod data_plane;
 mod described;
@@ -52,6 +53,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub use agents::{EnrolmentState, enrolment_routes};
 pub use authenticate::caller_of;
+pub use backup::Files;
 pub use data_plane::DataPlane;
 pub use rights::Role;
 pub use routes::router;
@@ -96,6 +98,10 @@ pub struct AppState {
     pub alert_courier: alerting::Courier,
     /// Seals what people entrust to central.
     pub vault: Vault,
+    /// Who may take all of it with him.
+    pub operator: crate::operator::OperatorToken,
+    /// Where central's files lie, and the vault's key: for backups.
+    pub files: Files,
     /// What no destination may lead back to.
     pub own_listeners: OwnListeners,
     /// Wakes the dispatcher of an Environment.

@@ -12,8 +12,8 @@ use super::{
     API, AppState, alerts, api_tokens,
     audit::{self, Noted},
     authenticate::{self, Gate},
-    destinations, drills, enrollment_tokens, events, failovers, gateway, health, measure, meta, metrics,
-    openapi,
+    backup, destinations, drills, enrollment_tokens, events, failovers, gateway, health, measure, meta,
+    metrics, openapi,
     problem::Problem,
     process_servers, raft, repeat, request,
     rights::{
@@ -135,6 +135,8 @@ fn api_router(state: AppState) -> Router {
         }
         router = router.route(&route.path, handler);
     }
+    // In no line of the table: it is no administrator's.
+    router = router.route("/operator/backup", axum::routing::post(backup::take));
     router
         .fallback(|| async { Problem::not_found("no_such_route", "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {

@@ -19,7 +19,7 @@ use super::{
     refusals::Refusals,
     shown::{self, Change},
 };
-use crate::store::{Key, Owner, Record, Revision, SharedStore, Store, StoreError, Transaction};
+use crate::store::{Dumped, Key, Owner, Record, Revision, SharedStore, Store, StoreError, Transaction};
 
 /// The longest text of one field, in bytes.
 const TEXT_BYTES_MAX: usize = 512;
@@ -227,6 +227,10 @@ impl Store for TrailStore {
         let revision = self.trail.log().append(&record, &transaction).await?;
         self.trail.state().written = true;
         Ok(revision)
+    }
+
+    async fn dump(&self) -> Result<(Revision, Vec<Dumped>), StoreError> {
+        self.inner.dump().await
     }
 
     fn changes(&self) -> watch::Receiver<Revision> {

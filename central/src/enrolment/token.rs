@@ -16,6 +16,9 @@ use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Tra
 /// By hash, under central itself: the token is what tells the Environment.
 pub(super) const TOKENS: Collection<OneTimeToken> = Collection::new("enrollment_tokens");
 
+/// For backups, which leave them out: one that was redeemed since would be good again.
+pub(crate) const COLLECTION: &str = TOKENS.name();
+
 /// What every token begins with, so that secret scanners find one that leaked.
 const PREFIX: &str = "postern_enroll_";
 /// Length of the text behind the prefix: 32 bytes in base64.

@@ -16,11 +16,16 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Versioned};
+use crate::{
+    process_server::group::GRANTED_SINCE_MAX,
+    store::{Collection, Owner, Precondition, SharedStore, StoreError, Versioned},
+};
 
 const FENCES: Collection<Fence> = Collection::new("gateway_fence");
 /// An Environment has one gateway.
 const KEY: &str = "gateway";
+/// For backups, which raise it: see [`restored`].
+pub(crate) const COLLECTION: &str = FENCES.name();
 /// Whoever loses the compare-and-set looks again. The epoch grows each time, so this many in a row is a fault.
 const ATTEMPTS_MAX: usize = 64;
 
@@ -177,6 +182,18 @@ impl Predecessor {
             format!("epoch {} was superseded and its drain has ended", hello.epoch),
         )
     }
+}
+
+/// A stored [`Fence`] as a restored central may have it, and its group: above everything that was admitted before,
+/// also after the backup was made. No claim has its epoch, and nobody may come back under it.
+pub(crate) fn restored(
+    stored: serde_json::Value,
+    floor: u64,
+) -> Result<(serde_json::Value, u64), serde_json::Error> {
+    let before: Fence = serde_json::from_value(stored)?;
+    let group = floor.max(before.epoch.group.saturating_add(GRANTED_SINCE_MAX));
+    let after = Fence { epoch: Epoch { group, claim: 0 }, predecessor: None, ..before };
+    Ok((serde_json::to_value(after)?, group))
 }
 
 fn not_seated(seat: Seat) -> Admission {

@@ -35,6 +35,10 @@ pub use session::{Browser, SESSIONS_PER_USER_MAX, Session, SessionLimits, Sessio
 pub use sign_in::SignedIn;
 pub use user::{NewUser, PeopleError, USERS_MAX, User, UserChange};
 
+/// For backups, which leave them out: what was ended or used since would be good again.
+pub(crate) const SESSIONS: &str = session::SESSIONS.name();
+pub(crate) const ONE_TIME_LINKS: &str = one_time_link::LINKS.name();
+
 use crate::store::SharedStore;
 use attempts::Attempts;
 use password::Passwords;

@@ -8,7 +8,7 @@ use super::secret::Secret;
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write};
 
 /// By the secret's hash, under central itself.
-const LINKS: Collection<Link> = Collection::new("one_time_links");
+pub(super) const LINKS: Collection<Link> = Collection::new("one_time_links");
 /// Each start leaves one an Environment at most, and clears the old ones.
 const CLEARED_AT_ONCE: usize = 100;
 

@@ -14,7 +14,7 @@ const CHARS: usize = 43;
 pub struct Secret(String);
 
 impl Secret {
-    pub(super) fn random() -> Self {
+    pub(crate) fn random() -> Self {
         let bytes: [u8; 32] = rand::random();
         Self(URL_SAFE_NO_PAD.encode(bytes))
     }

@@ -13,7 +13,7 @@ use super::{last_use::LastUse, secret::Secret};
 use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction, Versioned, Write};
 
 /// By the secret's hash, under central itself: a session is looked up before its Environment is known.
-const SESSIONS: Collection<Session> = Collection::new("sessions");
+pub(super) const SESSIONS: Collection<Session> = Collection::new("sessions");
 
 /// The most sessions of one user: beyond it the oldest ends.
 pub const SESSIONS_PER_USER_MAX: usize = 16;

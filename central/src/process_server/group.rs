@@ -19,6 +19,11 @@ const GROUPS: Collection<GroupRecord> = Collection::new("gateway_group");
 /// An Environment has one gateway group.
 const KEY: &str = "gateway";
 
+/// For backups, which raise what was granted: see [`restored`].
+pub(crate) const COLLECTION: &str = GROUPS.name();
+/// More than anybody grants between a backup and the day it is restored.
+pub(crate) const GRANTED_SINCE_MAX: u64 = 1_000_000;
+
 /// The most seats in a group: Raft with more voters than this only gets slower.
 pub const SEATS_MAX: usize = 16;
 
@@ -88,6 +93,20 @@ impl GroupRecord {
         self.last_node += 1;
         NodeId(self.last_node)
     }
+}
+
+/// A stored [`GroupRecord`] as a restored central may have it, and the number that nothing granted before reaches:
+/// `floor`, or more. The group is dissolved, because generations and nodes may have been granted since that it does not
+/// know of; candidates that come back found it anew.
+pub(crate) fn restored(
+    stored: serde_json::Value,
+    floor: u64,
+) -> Result<(serde_json::Value, u64), serde_json::Error> {
+    let before: GroupRecord = serde_json::from_value(stored)?;
+    let highest = before.generation.max(before.last_node).max(before.roster_revision);
+    let floor = floor.max(highest.saturating_add(GRANTED_SINCE_MAX));
+    let after = GroupRecord { generation: floor, last_node: floor, roster_revision: floor, group: None };
+    Ok((serde_json::to_value(after)?, floor))
 }
 
 /// How a founding ended.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Action, Key, Owner, Record, Revision, SCAN_MAX, Store, StoreError, Transaction};
+use super::{Action, Dumped, Key, Owner, Record, Revision, SCAN_MAX, Store, StoreError, Transaction};
 
 /// Keeps everything in memory; passes the same contract as the durable stores, durability aside.
 pub struct MemoryStore {
@@ -79,6 +79,21 @@ impl Store for MemoryStore {
         }
         self.revision.send_replace(revision);
         Ok(revision)
+    }
+
+    async fn dump(&self) -> Result<(Revision, Vec<Dumped>), StoreError> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let dumped = records.iter().map(|(key, (version, value))| Dumped {
+            owner: match &key.owner {
+                Owner::Central => None,
+                Owner::Environment(name) => Some(name.clone()),
+            },
+            collection: key.collection.to_owned(),
+            key: key.key.clone(),
+            version: *version,
+            value: value.clone(),
+        });
+        Ok((*self.revision.borrow(), dumped.collect()))
     }
 
     fn changes(&self) -> watch::Receiver<Revision> {

@@ -20,6 +20,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use proto::EnvironmentName;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -74,6 +75,18 @@ impl fmt::Display for Key {
 /// A record as the store holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
+    pub key: String,
+    pub version: Revision,
+    pub value: Value,
+}
+
+/// A record of any collection, as it is carried from one store to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dumped {
+    /// An Environment; `None` for central itself.
+    pub owner: Option<EnvironmentName>,
+    pub collection: String,
     pub key: String,
     pub version: Revision,
     pub value: Value,
@@ -216,6 +229,10 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Conflict`] names the first key whose precondition did not hold.
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError>;
+
+    /// Every record there is, as of one moment: the newest revision, and no commit in between. Commits wait for it,
+    /// and all of it is in memory: for backups, not for daily work.
+    async fn dump(&self) -> Result<(Revision, Vec<Dumped>), StoreError>;
 
     /// The newest revision; changes with every commit. Revisions may be skipped by a slow reader, so
     /// whoever follows it reads what it cares for again.

@@ -9,11 +9,12 @@ use std::{io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use durable::{Durable, Guard, GuardError, record, sled};
+use proto::EnvironmentName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{RwLock, oneshot, watch};
 
-use super::{Action, Key, Owner, Record, Revision, SCAN_MAX, Store, StoreError, Transaction};
+use super::{Action, Dumped, Key, Owner, Record, Revision, SCAN_MAX, Store, StoreError, Transaction};
 
 const TREE: &str = "central";
 /// Without a NUL, so it lies in no collection.
@@ -136,6 +137,23 @@ impl Store for SledStore {
         tokio::spawn(async move { shared.commit(&transaction).await }).await.map_err(failed)?
     }
 
+    async fn dump(&self) -> Result<(Revision, Vec<Dumped>), StoreError> {
+        // Held to the end: what is read is what one commit left.
+        let revision = self.0.revision.read().await;
+        self.0.usable()?;
+        let mut records = Vec::new();
+        for entry in &self.0.tree {
+            let (key, bytes) = entry.map_err(failed)?;
+            if key == REVISION_KEY {
+                continue;
+            }
+            let Stored { version, value } = record::decode(&key, &bytes).map_err(failed)?;
+            let (owner, collection, key) = decode(&key).ok_or_else(|| failed("a key cannot be read"))?;
+            records.push(Dumped { owner, collection, key, version, value });
+        }
+        Ok((*revision, records))
+    }
+
     fn changes(&self) -> watch::Receiver<Revision> {
         self.0.announce.subscribe()
     }
@@ -199,6 +217,62 @@ fn encode(key: &Key) -> Vec<u8> {
     let mut bytes = prefix(&key.owner, key.collection);
     bytes.extend_from_slice(key.key.as_bytes());
     bytes
+}
+
+/// The parts of a key.
+fn decode(bytes: &[u8]) -> Option<(Option<EnvironmentName>, String, String)> {
+    let mut parts = std::str::from_utf8(bytes).ok()?.splitn(3, '\0');
+    let (owner, collection, key) = (parts.next()?, parts.next()?, parts.next()?);
+    let owner = if owner.is_empty() { None } else { Some(owner.parse().ok()?) };
+    Some((owner, collection.to_owned(), key.to_owned()))
+}
+
+/// A store that is being made of a backup: written record by record, and opened by nobody before
+/// [`finish`](Self::finish).
+pub struct Restoring {
+    disk: Durable,
+    tree: sled::Tree,
+    newest: Revision,
+}
+
+impl Restoring {
+    /// In a new database.
+    pub fn begin(disk: &Durable) -> Result<Self, OpenStoreError> {
+        Ok(Self { disk: disk.clone(), tree: disk.tree(TREE)?, newest: 0 })
+    }
+
+    /// The store had come so far.
+    pub fn at_least(&mut self, revision: Revision) {
+        self.newest = self.newest.max(revision);
+    }
+
+    /// One more record. It keeps its version, so that what people have in their hands stays what it is.
+    pub fn put(&mut self, record: &Dumped) -> Result<(), OpenStoreError> {
+        let owner = record.owner.as_ref().map_or("", |name| name.as_str());
+        let parts = [owner, &record.collection, &record.key];
+        if parts.iter().any(|part| part.contains('\0')) || record.key.is_empty() {
+            let reason = format!("a record of {} has no key that can be", record.collection);
+            return Err(OpenStoreError::Damaged { path: self.disk.path().display().to_string(), reason });
+        }
+        let key = parts.join("\0").into_bytes();
+        let stored = Stored { version: record.version, value: record.value.clone() };
+        let bytes = record::encode(&key, &stored).map_err(io::Error::other)?;
+        self.tree.insert(key, bytes).map_err(io::Error::from)?;
+        self.at_least(record.version);
+        Ok(())
+    }
+
+    /// Puts it on disk with its guard. Blocks.
+    pub fn finish(self, guard: &Path) -> Result<(), OpenStoreError> {
+        // A backup's own moment is not taken for any commit of the restored store.
+        let revision = self.newest + 1;
+        let bytes = record::encode(REVISION_KEY, &revision).map_err(io::Error::other)?;
+        self.tree.insert(REVISION_KEY, bytes).map_err(io::Error::from)?;
+        self.disk.sync_blocking()?;
+        let (guard, _) = Guard::<Revision>::open(guard)?;
+        guard.write(&revision)?;
+        Ok(())
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {

@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// API tokens, such as the one posternctl itself uses.
     #[command(subcommand)]
     Tokens(Tokens),
+    /// Central's whole state in one sealed file, and back. For the operator of central's machine.
+    #[command(subcommand)]
+    Backup(Backup),
     /// The gateway group's Raft, for diagnosis.
     #[command(subcommand)]
     Raft(Raft),
@@ -109,6 +112,39 @@ pub(crate) struct Explain {
     /// The newest connection of this client: its address, with a port or without.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "what")]
     pub(crate) client: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Takes a backup of the running central; give --token-file its data directory's operator.token.
+    Create {
+        /// The new file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// A file holding the passphrase to seal it with; '-' reads it from stdin.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+    /// Reads a backup to its end and says what is in it. Asks nobody.
+    Verify {
+        file: PathBuf,
+        /// A file holding its passphrase; '-' reads it from stdin.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+    /// Makes a new data directory of a backup. The central that it was taken of must never run again.
+    Restore {
+        file: PathBuf,
+        /// A file holding its passphrase; '-' reads it from stdin.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+        /// Where central will keep its state: empty, or not there.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The data directory once more, instead of typing it when asked.
+        #[arg(long, value_name = "DIR")]
+        confirm: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

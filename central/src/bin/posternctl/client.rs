@@ -99,6 +99,22 @@ impl Client {
         }
     }
 
+    /// An answer of any length to the operator of central's machine, beside the API.
+    pub(crate) async fn operator(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let url =
+            self.api.join(path).map_err(|error| Failure::Usage(format!("{path} is no path: {error}")))?;
+        let request = self.http.post(url).bearer_auth(&self.token).timeout(FOLLOW_TIMEOUT);
+        let response = request.send().await.map_err(|error| self.no_answer(&error))?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::UNAUTHORIZED => Err(Failure::Failed(format!(
+                "{} does not take this token: only its operator's will do, DATA_DIR/operator.token of its present start",
+                self.host()
+            ))),
+            status => Err(Failure::Failed(format!("{} answered with {status}", self.host()))),
+        }
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Value) -> Result<Value, Failure> {
         self.ask(Method::POST, path, Some(body)).await
     }
@@ -176,7 +192,7 @@ impl Client {
         }
     }
 
-    fn no_answer(&self, error: &reqwest::Error) -> Failure {
+    pub(crate) fn no_answer(&self, error: &reqwest::Error) -> Failure {
         let cause = chain(error);
         let next = if cause.contains("certificate") {
             "give --ca-cert or POSTERN_CA_CERT the CA certificate of this central"

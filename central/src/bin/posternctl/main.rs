@@ -7,6 +7,7 @@ mod advice;
 mod alerts;
 mod args;
 mod audit;
+mod backup;
 mod client;
 mod connection;
 mod destinations;
@@ -61,6 +62,11 @@ async fn run(args: Args) -> Result<(), Failure> {
                 return audit::verify_file(file, options, &mut screen);
             }
         }
+        Command::Backup(command) => {
+            if let Some(done) = backup::without_central(command, &mut screen) {
+                return done;
+            }
+        }
         _ => {}
     }
     let client = Client::new(&args.connection)?;
@@ -79,6 +85,10 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Users(command) => users::run(command, &client, &mut screen).await,
         Command::Audit(options) => audit::run(options, &client, &mut screen).await,
         Command::Tokens(command) => tokens::run(command, &client, &mut screen).await,
+        Command::Backup(args::Backup::Create { out, passphrase_file }) => {
+            backup::create(&out, &passphrase_file, &client, &mut screen).await
+        }
+        Command::Backup(_) => Ok(()), // done, too
         Command::Raft(command) => raft::run(command, &client, &mut screen).await,
     }
 }
