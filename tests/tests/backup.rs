@@ -116,7 +116,7 @@ impl Sealed {
         command.arg(sealed.path()).arg("--passphrase-file").arg(&sealed.passphrase);
         let said: serde_json::Value = serde_json::from_str(&done(command).await.stdout).expect("it is JSON");
         assert_eq!(said["files"], 5, "{said}");
-        assert!(said["records"].as_u64() > Some(5), "{said}");
+        assert!(said["records"].as_u64() > Some(0), "{said}");
         sealed
     }
 

@@ -89,27 +89,24 @@ pub fn restore(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Removed with everything in it unless it is given its name at the end.
+    // Removed with everything in it, but for the state inside that is given its name at the end.
     let building =
         tempfile::Builder::new().prefix(".restoring-").tempdir_in(parent).map_err(failed(parent))?;
-    let restored = build(content, building.path(), now)?;
-
-    let built = building.keep();
+    let state = building.path().join("state");
+    secret_file::create_folder(&state).map_err(failed(&state))?;
+    let restored = build(content, &state, now)?;
     let named = || {
         match fs::remove_dir(data_dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::rename(&built, data_dir)?;
+        fs::rename(&state, data_dir)?;
+        // The new name must survive a power cut too; elsewhere directories cannot be opened for that.
         #[cfg(unix)]
         fs::File::open(parent)?.sync_all()?;
         Ok(())
     };
-    if let Err(source) = named() {
-        // What cannot be removed is named in the error's place, and is nobody's data directory.
-        let _ = fs::remove_dir_all(&built);
-        return Err(RestoreError::Write { path: data_dir.to_owned(), source });
-    }
+    named().map_err(failed(data_dir))?;
     Ok(restored)
 }
 
@@ -161,4 +158,86 @@ fn raised(mut record: Dumped, floor: u64, highest: &mut u64) -> Result<Dumped, R
     *highest = raised.max(*highest);
     record.value = value;
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        backup::Content,
+        store::{Action, Key, Owner, Precondition, SharedStore, Transaction, Write, sled::SledStore},
+    };
+
+    const NOW: OffsetDateTime = time::macros::datetime!(2026-11-21 21:00 UTC);
+
+    #[tokio::test]
+    async fn a_store_comes_back_with_its_versions_and_without_what_must_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        let store = open(&old);
+        let version = put(&store, "destinations", "db", json!({"url": "tcp://db:1"})).await;
+        put(&store, "sessions", "somebody", json!({})).await;
+        put(&store, "enrollment_tokens", "hash", json!({})).await;
+        let group = json!({"generation": 3, "last_node": 9, "roster_revision": 4, "group": null});
+        put(&store, "gateway_group", "gateway", group).await;
+        fs::write(old.join("ca.pem"), "the CA").unwrap();
+        let content = content(&store, &old).await;
+
+        let restored = restore(&*content, &new, NOW).unwrap();
+        assert_eq!((restored.counted.records, restored.counted.files), (4, 1));
+        let store = open(&new);
+        let db = store.get(&key("destinations", "db")).await.unwrap().unwrap();
+        assert_eq!((db.version, db.value), (version, json!({"url": "tcp://db:1"})));
+        for left_out in [key("sessions", "somebody"), key("enrollment_tokens", "hash")] {
+            assert_eq!(store.get(&left_out).await.unwrap(), None);
+        }
+        let group = store.get(&key("gateway_group", "gateway")).await.unwrap().unwrap().value;
+        assert_eq!(group["generation"], restored.floor);
+        assert!(put(&store, "destinations", "more", json!({})).await > version, "versions go on");
+        assert_eq!(fs::read_to_string(new.join("ca.pem")).unwrap(), "the CA");
+        #[cfg(unix)]
+        assert!(!secret_file::is_open_to_others(&new).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_or_has_no_empty_place_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = folder.path().join("old");
+        let store = open(&old);
+        put(&store, "destinations", "db", json!({})).await;
+        let content = content(&store, &old).await;
+        drop(store);
+
+        let new = folder.path().join("new");
+        assert!(restore(&content[..content.len() - 2], &new, NOW).is_err());
+        assert!(matches!(restore(&*content, &old, NOW), Err(RestoreError::NotEmpty { .. })));
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["old"]);
+        fs::create_dir(&new).unwrap();
+        restore(&*content, &new, NOW).unwrap();
+    }
+
+    fn open(data_dir: &Path) -> SharedStore {
+        secret_file::create_folder(&data_dir.join("guards")).unwrap();
+        let disk = Durable::open(data_dir.join("db")).unwrap();
+        std::sync::Arc::new(SledStore::open(&disk, &data_dir.join("guards/store.guard")).unwrap())
+    }
+
+    async fn content(store: &SharedStore, data_dir: &Path) -> Vec<u8> {
+        let content = Content::of(&**store, data_dir, &data_dir.join("secrets.key")).await.unwrap();
+        content.flat_map(|line| line.unwrap()).collect()
+    }
+
+    async fn put(store: &SharedStore, collection: &'static str, name: &str, value: Value) -> u64 {
+        let write =
+            Write { key: key(collection, name), precondition: Precondition::Any, action: Action::Put(value) };
+        store.commit(Transaction::from(write)).await.unwrap()
+    }
+
+    fn key(collection: &'static str, name: &str) -> Key {
+        Key { owner: Owner::Environment("default".parse().unwrap()), collection, key: name.into() }
+    }
 }

@@ -289,6 +289,28 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_fence_refuses_every_epoch_of_before_also_those_the_backup_does_not_know() {
+        const FLOOR: u64 = 1_800_000_000_000;
+        let backed_up = admitted(None, &active(1).at(1, 10));
+        let (value, group) = restored(serde_json::to_value(backed_up).unwrap(), FLOOR).unwrap();
+        let fence: Fence = serde_json::from_value(value).unwrap();
+        assert_eq!((group, fence.predecessor), (FLOOR, None));
+        for since in
+            [active(1).at(1, 10), active(2).at(1, 11), active(2).at(7, 1), active(1).at(FLOOR - 1, 99)]
+        {
+            assert_eq!(code(judge(Some(&fence), &since)), RefusalCode::StaleEpoch);
+        }
+        admitted(Some(&fence), &active(2).at(FLOOR + 1, 1));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_lower_a_restored_fence() {
+        let backed_up = admitted(None, &active(1).at(1_800_000_000_000, 10));
+        let (_, group) = restored(serde_json::to_value(backed_up).unwrap(), 5).unwrap();
+        assert!(group > 1_800_000_000_000);
+    }
+
+    #[test]
     fn the_same_epoch_needs_the_same_agent_node_boot_and_session() {
         let holder = active(1).at(1, 10);
         let fence = admitted(None, &holder);

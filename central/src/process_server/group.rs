@@ -284,6 +284,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_restored_record_grants_is_above_everything_it_may_not_know_of() {
+        let Founding::Won(backed_up) = groups().found(agent(1), 0).await.unwrap() else {
+            panic!("lost alone")
+        };
+        let (value, floor) = restored(serde_json::to_value(backed_up).unwrap(), 1_800_000_000_000).unwrap();
+        let record: GroupRecord = serde_json::from_value(value).unwrap();
+        assert_eq!((floor, record.generation, &record.group), (1_800_000_000_000, floor, &None));
+        let anew = record.founded_by(agent(2));
+        let seat = anew.seat_of(agent(2)).unwrap();
+        assert!(anew.generation > floor && seat.node > NodeId(floor) && anew.roster_revision > floor);
+
+        // A clock that was set back, and a backup of a central that was restored itself.
+        let (_, again) = restored(serde_json::to_value(&anew).unwrap(), 5).unwrap();
+        assert!(again > anew.generation && again > anew.last_node);
+    }
+
+    #[tokio::test]
     async fn witness_and_founder_sit_from_the_start() {
         let Founding::Won(record) = groups().found(agent(1), 0).await.unwrap() else { panic!("lost alone") };
         assert_eq!(record.group.as_ref().unwrap().witness, NodeId(1));
