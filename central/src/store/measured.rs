@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::{Key, Owner, Record, Revision, SharedStore, Store, StoreError, Transaction};
+use super::{Dumped, Key, Owner, Record, Revision, SharedStore, Store, StoreError, Transaction};
 
 type Labels = [(&'static str, &'static str); 2];
 
@@ -94,6 +94,11 @@ impl Store for Measured {
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError> {
         let began = Instant::now();
         self.timings.note("commit", began, self.inner.commit(transaction).await)
+    }
+
+    async fn dump(&self) -> Result<(Revision, Vec<Dumped>), StoreError> {
+        let began = Instant::now();
+        self.timings.note("dump", began, self.inner.dump().await)
     }
 
     fn changes(&self) -> watch::Receiver<Revision> {
