@@ -32,7 +32,7 @@ use crate::{
 const KEYS: Collection<KeyRecord> = Collection::new("secrets_key");
 const RECORD: &str = "key";
 /// The name of the key file in the data directory.
-const FILE: &str = "secrets.key";
+pub(crate) const FILE: &str = "secrets.key";
 /// What the file begins with; the key follows in base64.
 const HEADER: &str = "postern-secrets-key-v1 ";
 /// One line.

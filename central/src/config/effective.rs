@@ -82,7 +82,14 @@ type Line = (&'static str, &'static str, fn(&Config) -> String);
 const SETTINGS: &[Line] = &[
     ("data_dir", "Where central keeps its state.", |c| c.data_dir.display().to_string()),
     ("environments", "The customers' worlds that this central serves.", |c| list(&c.environments)),
+    ("secrets_key_file", "Where the key lies that secrets in the store are sealed with.", |c| {
+        let in_data_dir = || c.data_dir.join(crate::vault::FILE);
+        c.secrets_key_file.clone().unwrap_or_else(in_data_dir).display().to_string()
+    }),
     ("admin.listen", "Where the API and these pages are reached.", |c| c.admin.listen.to_string()),
+    ("admin.public_url", "Where browsers find these pages: alerts link to them.", |c| {
+        c.admin.public_url.as_ref().map_or_else(none, ToString::to_string)
+    }),
     ("admin.session_idle", "A session that is not used for so long ends.", |c| span(c.admin.sessions.idle)),
     ("admin.session_lifetime", "A session ends after so long in any case.", |c| {
         span(c.admin.sessions.lifetime)
