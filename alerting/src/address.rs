@@ -23,9 +23,12 @@ mod tests;
 #[derive(Clone)]
 pub struct AddressRules {
     allowed: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    own: Arc<dyn Fn(&str, SocketAddr) -> bool + Send + Sync>,
+    own: IsOwn,
     lookup: Lookup,
 }
+
+/// Whether a host as it was written, at the address behind it, is the caller itself.
+type IsOwn = Arc<dyn Fn(&str, SocketAddr) -> bool + Send + Sync>;
 
 /// A name's addresses; tests bring their own.
 type Lookup = Arc<

@@ -1,5 +1,4 @@
 //! Who is told of an outage by the real programs: once each, in order, whatever dies meanwhile.
-#![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -90,7 +90,7 @@ impl Webhook {
     pub async fn is_signed_with(&self, secret: &str) -> bool {
         let folder = Folder::new("webhook");
         let given = json!({"secret": secret, "headers": self.headers, "body": self.text});
-        let file = folder.write_private("webhook.json", &given.to_string());
+        let file = folder.write_private("webhook.json", given.to_string());
         let mut command = tokio::process::Command::new(needs::python());
         command.arg(needs::suites().join("webhooks/verify.py")).arg(file);
         let steps = suite::steps("standardwebhooks", &mut command, VERIFIED_WITHIN).await;
