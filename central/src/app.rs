@@ -23,7 +23,11 @@ use crate::{
     destination::{DestinationUrl, Destinations},
     door::{self, Bounds},
     drill::{Driller, Drills, Stage},
-    enrolment::{AgentIdentity, Enrolment, ca::Ca, secret_file},
+    enrolment::{
+        AgentIdentity, Enrolment,
+        ca::{Ca, upkeep},
+        secret_file,
+    },
     events::Events,
     failovers::Failovers,
     gateway::{
@@ -56,8 +60,6 @@ const AGENT_BOUNDS: Bounds = Bounds { handshakes: 512, connections: 8192 };
 const COMMANDS_MAX: usize = 64;
 /// How long everything may take to end in order.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often central looks whether its own certificate is due.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(3600);
 
 /// Why central could not start. Nothing was left running.
 #[derive(Debug, thiserror::Error)]
@@ -309,7 +311,7 @@ impl App {
 
     /// The certificate of the authority that everybody who connects must trust.
     pub fn ca_certificate(&self) -> &std::path::Path {
-        self.ca.certificate_path()
+        self.ca.trusted_path()
     }
 
     /// Where the first administrator of the first Environment finds a token.
@@ -431,10 +433,11 @@ impl App {
             listeners.run(stop).await;
             "the listeners"
         });
-        let (stop, ca) = (cancel.clone(), self.ca);
+        let (stop, ca, store) = (cancel.clone(), self.ca, self.state.store.clone());
+        let told: Vec<_> = self.environments.keys().map(|name| Events::new(store.clone(), name)).collect();
         parts.spawn(async move {
-            renew_server(&ca, &stop).await;
-            "the renewal of central's certificate"
+            upkeep::keep(&ca, &told, &stop).await;
+            "the upkeep of the certificate authority"
         });
         let (stop, disk) = (cancel.clone(), self.disk);
         let tunnels = self.environments.values().map(|environment| environment.tunnel.subscribe()).collect();
@@ -517,20 +520,6 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr, BuildError> {
         address: SocketAddr::from(([0, 0, 0, 0], 0)),
         source,
     })
-}
-
-async fn renew_server(ca: &Ca, stop: &CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
-        }
-        match ca.renew_server(OffsetDateTime::now_utc()) {
-            Ok(true) => tracing::info!("Renewed central's own certificate"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "Central's own certificate could not be renewed"),
-        }
-    }
 }
 
 fn report(ended: io::Result<()>) {

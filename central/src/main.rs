@@ -2,12 +2,18 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use central::{app::App, config::Config, dev};
+use central::{
+    app::App,
+    config::Config,
+    dev,
+    enrolment::ca::rotation::{self, Manner},
+};
 use clap::{Parser, Subcommand};
 use program::{
     exit::{bad_config, failed, in_runtime},
     logging, shutdown, watchdog,
 };
+use time::OffsetDateTime;
 
 /// Who speaks on standard error.
 const PROGRAM: &str = "postern-central";
@@ -33,6 +39,28 @@ enum Command {
     /// Look at a configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at the certificate authority, or replace it.
+    #[command(subcommand)]
+    Ca(CaCommand),
+}
+
+#[derive(Subcommand)]
+enum CaCommand {
+    /// Whose certificates count here, and until when.
+    Status {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Put a new authority in the present one's place. Central may run: it notices within seconds. No agent has to
+    /// do anything, not even one that is away; ca.pem changes for people.
+    Rotate {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The present authority's key is in wrong hands: believe nothing it certified. Every agent has to enrol
+        /// anew, with the new ca.pem. Restart central afterwards.
+        #[arg(long)]
+        disown: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -60,10 +88,32 @@ fn main() -> ExitCode {
             }
             Err(error) => bad_config(&error),
         },
+        Command::Ca(command) => ca(command),
         Command::Config(ConfigCommand::Example) => {
             print!("{}", Config::example());
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn ca(command: CaCommand) -> ExitCode {
+    let (CaCommand::Status { config: path } | CaCommand::Rotate { config: path, .. }) = &command;
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => return bad_config(&error),
+    };
+    let now = OffsetDateTime::now_utc();
+    let standing = match command {
+        CaCommand::Status { .. } => rotation::standing(&config.data_dir, now),
+        CaCommand::Rotate { disown: false, .. } => rotation::rotate(&config.data_dir, Manner::Vouched, now),
+        CaCommand::Rotate { disown: true, .. } => rotation::rotate(&config.data_dir, Manner::Disowned, now),
+    };
+    match standing {
+        Ok(standing) => {
+            print!("{standing}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(PROGRAM, &error),
     }
 }
 

@@ -4,13 +4,16 @@
 //! has none yet; every endpoint but enrolment demands one. No tickets, no resumption, no early data: each
 //! connection proves its key anew and nothing can be replayed.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use rustls::{
-    RootCertStore, ServerConfig,
-    crypto::CryptoProvider,
+    DigitallySignedStruct, DistinguishedName, PeerIncompatible, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, verify_tls13_signature},
+    pki_types::{CertificateDer, UnixTime},
     server::{
         ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -37,14 +40,12 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// For the tunnel address. Client certificates of other authorities fail the handshake.
 pub fn agent_facing(ca: &Arc<Ca>) -> Result<ServerConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate().clone())?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .allow_unauthenticated()
-        .build()?;
+    let verifier = Trusting(ca.clone());
+    // What cannot be used fails here, not at the first handshake.
+    verifier.present()?;
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(Present(ca.clone())));
     Ok(finish(config))
 }
@@ -71,8 +72,8 @@ fn finish(mut config: ServerConfig) -> ServerConfig {
 /// Hands out the CA's present server certificate, so that a renewed one needs no restart.
 struct Present(Arc<Ca>);
 
-impl std::fmt::Debug for Present {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Present {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Present")
     }
 }
@@ -80,6 +81,69 @@ impl std::fmt::Debug for Present {
 impl ResolvesServerCert for Present {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.server_key())
+    }
+}
+
+/// Believes the authorities that the CA trusts at this moment, so that a rotation needs no restart.
+struct Trusting(Arc<Ca>);
+
+impl Trusting {
+    fn present(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.0.trusted() {
+            roots.add(certificate)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        Ok(verifier.allow_unauthenticated().build()?)
+    }
+}
+
+impl fmt::Debug for Trusting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trusting")
+    }
+}
+
+impl ClientCertVerifier for Trusting {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    /// None: an agent has one certificate to show.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let present = self.present().map_err(|error| rustls::Error::General(error.to_string()))?;
+        present.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -91,7 +155,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
     use rustls::{
         ClientConfig, ClientConnection, ProtocolVersion, ServerConnection, SupportedProtocolVersion,
-        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
     };
     use tempfile::TempDir;
     use time::OffsetDateTime;
@@ -181,7 +245,7 @@ mod tests {
             certificate: Option<Pair>,
         ) -> io::Result<(ClientConnection, ServerConnection)> {
             let mut roots = RootCertStore::empty();
-            roots.add(self.ca.certificate().clone()).unwrap();
+            self.ca.trusted().into_iter().for_each(|certificate| roots.add(certificate).unwrap());
             let client = ClientConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[version])
                 .unwrap()

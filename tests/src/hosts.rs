@@ -296,6 +296,16 @@ impl Hosts {
         run(&command, None)
     }
 
+    /// Runs `postern-central` on central's host with its configuration; answers with what it printed.
+    ///
+    /// # Panics
+    /// When it ends with another exit code than 0.
+    pub fn postern_central(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("postern-central"));
+        command.args(arguments).arg("--config").arg(self.folder.join("central.toml"));
+        run(&command, None)
+    }
+
     /// Deletes the records of the gateway group of an agent that does not run.
     pub fn wipe_raft(&self, name: &str) {
         self.remove(name, "raft");

@@ -1,5 +1,6 @@
 //! An agent was away for longer than its certificate lived: it asks to come back with its old key, waits for an
-//! administrator's word, and then has its place again.
+//! administrator's word, and then has its place again. That it was away when central's certificate authority was
+//! replaced makes no difference.
 #![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::fs;
@@ -68,6 +69,71 @@ async fn one_that_was_removed_meanwhile_cannot_even_ask() {
     })
     .await;
     assert_eq!(hosts.api().get("/process-servers").await, Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn one_that_was_away_when_the_authority_was_replaced_is_let_in_and_takes_over() {
+    let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
+    hosts.stop("beta");
+
+    rotate(&hosts).await;
+    hosts.start("beta");
+
+    hosts.until_connected("beta").await;
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    hosts.kill("alpha");
+    hosts.until_active("beta").await;
+    // Enrolled under the new authority, it gets on with those that know only the old.
+    hosts.start("alpha");
+    hosts.enrol("gamma").await;
+    hosts.mark("gamma", true).await;
+    hosts.until_group_is(&["alpha", "beta", "gamma"]).await;
+    hosts.kill("beta");
+    hosts
+        .until("another is active", |shown| {
+            shown.state == "up" && shown.active.as_deref().is_some_and(|name| name != "beta")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_whose_certificate_and_authority_are_both_gone_comes_back_with_an_approval() {
+    let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
+    hosts.stop("beta");
+    expire_certificate(&hosts, "beta");
+    rotate(&hosts).await;
+
+    hosts.start("beta");
+
+    wait_until("beta asks to come back", ASKED_WITHIN, async || {
+        hosts.api().get("/process-servers/beta").await.get("returning").cloned()
+    })
+    .await;
+    hosts.posternctl(&["process-servers", "approve", "beta"]);
+    wait_until("beta is connected", ASKED_WITHIN, async || {
+        (hosts.servers_that_are("connected").await == ["alpha", "beta"]).then_some(())
+    })
+    .await;
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    let trusted = |name: &str| fs::read_to_string(hosts.data_dir(name).join("identity/ca.pem")).unwrap();
+    assert_eq!(trusted("beta"), fs::read_to_string(hosts.data_dir("central").join("ca.pem")).unwrap());
+    assert_ne!(trusted("alpha"), trusted("beta"), "alpha's next renewal is hours away");
+    hosts.kill("alpha");
+    hosts.until_active("beta").await;
+}
+
+/// Replaces the authority while central runs, and waits until it has noticed.
+async fn rotate(hosts: &Hosts) {
+    let before = hosts.postern_central(&["ca", "status"]);
+    let after = hosts.postern_central(&["ca", "rotate"]);
+    assert_ne!(before, after);
+    let again = hosts.postern_central(&["ca", "status"]);
+    assert_eq!(after, again);
+    wait_until("central has noticed", ASKED_WITHIN, async || {
+        let events = hosts.api().get("/events").await.to_string();
+        events.contains("ca_rotated").then_some(())
+    })
+    .await;
 }
 
 /// Replaces an agent's certificate by one for the same key that central's CA could have made years ago.

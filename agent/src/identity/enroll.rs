@@ -141,13 +141,15 @@ pub async fn enroll(enrolment: Enrolment, data_dir: &DataDir) -> Result<Identity
         .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
 
     let unfit = |problem: String| EnrollError::Answer { problem };
-    let trusted = certificates(&answer.ca_pem, "CA in the answer").map_err(|e| unfit(e.to_string()))?;
-    if !trusted.iter().any(|ca| pinned.contains(ca)) {
-        return Err(unfit(format!("none of its CAs is one of {}", ca_file.display())));
-    }
     let identity =
         Identity::from_parts(answer.name, enrolment.central, key, answer.certificate_pem, answer.ca_pem)
             .map_err(|e| unfit(explain(&e)))?;
+    if !tls::vouched_for(&identity.chain, &pinned) {
+        return Err(unfit(format!("no CA in {} vouches for its certificate", ca_file.display())));
+    }
+    if !tls::vouched_for(&identity.chain, &identity.ca) {
+        return Err(unfit("none of its own CAs vouches for its certificate".to_owned()));
+    }
     if (identity.agent, &identity.environment) != (answer.agent, &answer.environment) {
         return Err(unfit("its certificate names another agent than the answer".to_owned()));
     }

@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
-    Identity, IdentityError, certificates,
+    Identity, IdentityError,
     enroll::{signing_request, unix_ms},
     exchange::{ExchangeError, post},
     tls,
@@ -116,14 +116,16 @@ pub async fn come_back(data_dir: &DataDir, current: &Identity) -> Result<Identit
 /// Checks what central answered and writes it to disk.
 fn keep(data_dir: &DataDir, current: &Identity, answer: Enrolled) -> Result<Identity, RenewError> {
     let unfit = |problem: String| RenewError::Answer { problem };
-    // Central may bring in a new CA beside the one known here, but not swap all trust at once:
-    // whoever broke into it for a minute could otherwise keep this agent for good.
-    let trusted = certificates(&answer.ca_pem, "CA in the answer").map_err(|e| unfit(explain(&e)))?;
-    if !trusted.iter().any(|ca| current.ca.contains(ca)) {
-        return Err(unfit("none of its CAs is known here".to_owned()));
-    }
     let renewed =
         current.with_certificate(answer.certificate_pem, answer.ca_pem).map_err(|e| unfit(explain(&e)))?;
+    // Central may bring in a new CA, but not swap all trust at once: whoever broke into it for a minute could
+    // otherwise keep this agent for good.
+    if !tls::vouched_for(&renewed.chain, &current.ca) {
+        return Err(unfit("no CA known here vouches for its certificate".to_owned()));
+    }
+    if !tls::vouched_for(&renewed.chain, &renewed.ca) {
+        return Err(unfit("none of its own CAs vouches for its certificate".to_owned()));
+    }
     if (renewed.agent, &renewed.environment) != (current.agent, &current.environment) {
         return Err(unfit("its certificate names another agent".to_owned()));
     }

@@ -81,6 +81,15 @@ impl TestCa {
         params.signed_by(&request.public_key, &self.issuer).unwrap().pem()
     }
 
+    /// This CA's word for another: its name and key, signed by this one.
+    pub(crate) fn bridge_to(&self, next: &TestCa) -> String {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("test CA of {}", next.environment));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.signed_by(next.issuer.key(), &self.issuer).unwrap().pem()
+    }
+
     fn issue(&self, names: Vec<SanType>, key: KeyPair) -> Issued {
         let certificate = leaf(names).signed_by(&key, &self.issuer).unwrap();
         Issued { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }

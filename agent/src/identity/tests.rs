@@ -89,6 +89,37 @@ async fn a_certificate_for_another_key_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_ca_that_the_known_one_vouches_for_is_taken_over() {
+    let central = Central::start(TestCa::new("acme"), Manner::Rotated).await;
+    let host = Host::new();
+    let enrolled = enroll(host.enrolment(&central, &central.ca.pem), &host.dir).await.unwrap();
+    assert_eq!(enrolled.chain.len(), 2, "the bridge is shown to those who were away");
+    assert_ne!(enrolled.ca, certificates(&central.ca.pem, "test CA").unwrap());
+    assert_eq!(Identity::load(&host.dir).unwrap().ca, enrolled.ca);
+
+    let known = central.known();
+    known.persist(&host.dir).unwrap();
+    let renewed = renew::renew(&host.dir, &known).await.unwrap();
+    assert_ne!(renewed.ca, known.ca);
+}
+
+#[tokio::test]
+async fn trust_is_not_swapped_for_a_ca_that_nobody_known_vouches_for() {
+    for manner in [Manner::SwappingAll, Manner::SwappingTrust] {
+        let central = Central::start(TestCa::new("acme"), manner).await;
+        let host = Host::new();
+        let enrolled = enroll(host.enrolment(&central, &central.ca.pem), &host.dir).await.unwrap_err();
+        assert!(explain(&enrolled).contains("vouches for"), "{}", explain(&enrolled));
+
+        let known = central.known();
+        known.persist(&host.dir).unwrap();
+        let renewed = renew::renew(&host.dir, &known).await.unwrap_err();
+        assert!(explain(&renewed).contains("vouches for"), "{}", explain(&renewed));
+        assert_eq!(Identity::load(&host.dir).unwrap().ca, known.ca);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_without_end_is_cut_off() {
     let central = Central::start(TestCa::new("acme"), Manner::Endless).await;
     let host = Host::new();
@@ -196,12 +227,19 @@ enum Manner {
     Friendly,
     Refusing(&'static str),
     SigningAnotherKey,
+    /// Another CA certifies, and the known one vouches for it.
+    Rotated,
+    /// Another CA certifies, and nobody vouches for it.
+    SwappingAll,
+    /// The known CA certifies, but another is to be trusted.
+    SwappingTrust,
     Endless,
 }
 
 /// Central's enrolment door, over TLS of the given CA.
 struct Central {
     ca: Arc<TestCa>,
+    agent: AgentId,
     url: String,
     /// Paths of the requests that came with a body.
     requests: mpsc::UnboundedReceiver<String>,
@@ -209,6 +247,13 @@ struct Central {
 }
 
 impl Central {
+    /// An agent that it certified before.
+    fn known(&self) -> Identity {
+        let issued = self.ca.agent(self.agent);
+        let (key, url) = (issued.key.serialize_pem(), self.url.parse().unwrap());
+        Identity::assemble("gw".parse().unwrap(), url, &key, &issued.pem, &self.ca.pem).unwrap()
+    }
+
     async fn start(ca: TestCa, manner: Manner) -> Self {
         let ca = Arc::new(ca);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -237,7 +282,7 @@ impl Central {
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             }
         });
-        Self { ca, url, requests, _serving: serving }
+        Self { ca, agent, url, requests, _serving: serving }
     }
 }
 
@@ -256,9 +301,13 @@ async fn respond(
         RENEW_PATH => serde_json::from_slice::<RenewRequest>(&body).unwrap().csr_pem,
         other => panic!("nobody asks for {other}"),
     };
-    let certificate_pem = match manner {
-        Manner::Friendly => ca.sign_request(&csr_pem, agent),
-        Manner::SigningAnotherKey => ca.agent(agent).pem,
+    let next = TestCa::new(ca.environment.as_str());
+    let (certificate_pem, ca_pem) = match manner {
+        Manner::Friendly => (ca.sign_request(&csr_pem, agent), &ca.pem),
+        Manner::SigningAnotherKey => (ca.agent(agent).pem, &ca.pem),
+        Manner::Rotated => (next.sign_request(&csr_pem, agent) + &ca.bridge_to(&next), &next.pem),
+        Manner::SwappingAll => (next.sign_request(&csr_pem, agent), &next.pem),
+        Manner::SwappingTrust => (ca.sign_request(&csr_pem, agent), &next.pem),
         Manner::Endless => return Response::new(Full::new(vec![b' '; 1024 * 1024].into())),
         Manner::Refusing(message) => {
             let refusal = Refusal { code: RefusalCode::Other, message: message.to_owned() };
@@ -269,7 +318,7 @@ async fn respond(
     };
     let enrolled = Enrolled {
         certificate_pem,
-        ca_pem: ca.pem.clone(),
+        ca_pem: ca_pem.clone(),
         environment: ca.environment.clone(),
         name: "gw".parse().unwrap(),
         agent,

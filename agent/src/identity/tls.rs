@@ -13,6 +13,7 @@ use rustls::{
     },
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    server::WebPkiClientVerifier,
 };
 
 use super::certificate::subject_and_issuer;
@@ -29,6 +30,18 @@ pub fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Er
         roots.add(certificate.clone())?;
     }
     Ok(roots)
+}
+
+/// Whether one of `ca` vouches for an agent's certificate now, itself or by a chain of authorities behind the
+/// certificate.
+pub fn vouched_for(chain: &[CertificateDer<'_>], ca: &[CertificateDer<'static>]) -> bool {
+    let verdict = || {
+        let (leaf, between) = chain.split_first()?;
+        let roots = Arc::new(roots(ca).ok()?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().ok()?;
+        verifier.verify_client_cert(leaf, between, UnixTime::now()).ok()
+    };
+    verdict().is_some()
 }
 
 /// How to talk to central without being anybody yet: for enrolment.

@@ -67,7 +67,7 @@ pub(super) async fn create(
         id: token.id,
         name: token.name,
         expires_at: token.expires_at,
-        ca_pem: state.enrolment.ca().certificate_pem().to_owned(),
+        ca_pem: state.enrolment.ca().trusted_pem(),
         central: state.tunnel_url.as_deref().map(str::to_owned),
     };
     Ok((StatusCode::CREATED, Answer(created)))

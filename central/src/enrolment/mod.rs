@@ -353,7 +353,7 @@ impl Enrolment {
     ) -> Enrolled {
         Enrolled {
             certificate_pem: made.pem,
-            ca_pem: self.ca.certificate_pem().into(),
+            ca_pem: self.ca.trusted_pem(),
             environment: environment.clone(),
             name,
             agent,

@@ -45,11 +45,20 @@ pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whoever owned the file before owns it after: root may do on a host what a service's own user has to read.
 fn replace(path: &Path, content: &[u8], dress: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
     dress(file.as_file())?;
+    #[cfg(unix)]
+    if let Ok(before) = fs::metadata(path) {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let mine = file.as_file().metadata()?;
+        if (mine.uid(), mine.gid()) != (before.uid(), before.gid()) {
+            fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
+        }
+    }
     file.as_file().sync_all()?;
     file.persist(path)?;
     // The new name must survive a power cut too; elsewhere directories cannot be opened for that.

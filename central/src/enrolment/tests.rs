@@ -17,7 +17,7 @@ async fn a_token_and_a_request_become_a_process_server_with_a_certificate() {
     assert_eq!((identity.agent, &identity.environment), (enrolled.agent, &world.environment));
     let server = world.enrolment.admit(&identity, now()).await.unwrap();
     assert_eq!((server.name.as_str(), server.candidate), ("gw-a", false));
-    assert_eq!(enrolled.ca_pem, world.enrolment.ca().certificate_pem());
+    assert_eq!(enrolled.ca_pem, world.enrolment.ca().trusted_pem());
 }
 
 #[tokio::test(flavor = "multi_thread")]

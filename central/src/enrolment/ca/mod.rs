@@ -1,33 +1,39 @@
 //! Central's own certificate authority: the one trust anchor of its agents and users.
 //!
 //! ```text
-//!   DATA_DIR/ca/ca-key.pem      the CA's key and certificate, 0600      signs
-//!   DATA_DIR/ca/server.pem      central's TLS key and certificate, 0600   ├──► server leaf: serverAuth, names
-//!   DATA_DIR/ca.pem             the CA's certificate, for users           └──► agent leaves: both, one URI
+//!   DATA_DIR/ca/ca-key.pem      the authority's key and certificate, 0600    signs
+//!   DATA_DIR/ca/server.pem      central's TLS key and certificate, 0600        ├──► server leaf: serverAuth, names
+//!   DATA_DIR/ca.pem             whom users have to trust                       └──► agent leaves: both, one URI
 //! ```
 //!
 //! A server leaf has no `postern:` URI and no clientAuth; an agent leaf has no host name. So neither can be
-//! taken for the other, whatever checks the chain alone.
+//! taken for the other, whatever checks the chain alone. How the authority is followed by another:
+//! [`authority`]; how its owner has it followed: [`rotation`].
+
+mod authority;
+pub mod rotation;
+mod server;
+pub mod upkeep;
 
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use proto::{AgentId, EnvironmentName, Fingerprint, Name};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
-    SanType, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::{
-    crypto::ring::sign::any_ecdsa_type,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+    pki_types::{CertificateDer, pem::PemObject},
     sign::CertifiedKey,
 };
 use time::{Duration, OffsetDateTime};
+
+use authority::Authority;
+use server::Server;
 
 use super::{
     identity::{AgentIdentity, fingerprint_of_spki},
@@ -36,10 +42,6 @@ use super::{
 
 /// How long an agent's certificate lives; it is renewed at two thirds.
 pub const AGENT_LIFE: Duration = Duration::hours(24);
-/// How long central's own server certificate lives.
-const SERVER_LIFE: Duration = Duration::days(365);
-/// Long enough that nobody meets its end by surprise; every agent pins it.
-const CA_LIFE: Duration = Duration::days(20 * 365);
 /// Certificates begin this long ago: clocks differ, and central lets agents' differ by five minutes.
 const BACKDATED: Duration = Duration::minutes(10);
 /// The largest request for a certificate, in bytes of PEM. One with a P-256 key has about 500.
@@ -81,6 +83,7 @@ pub enum CsrError {
 /// An agent's new certificate.
 #[derive(Debug, Clone)]
 pub struct AgentCertificate {
+    /// The certificate, and behind it what leads to older authorities: for those that were away.
     pub pem: String,
     pub fingerprint: Fingerprint,
     pub not_after: OffsetDateTime,
@@ -88,19 +91,46 @@ pub struct AgentCertificate {
 
 /// Central's certificate authority and its own server certificate.
 pub struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
-    certificate_pem: String,
-    certificate_path: PathBuf,
-    server_path: PathBuf,
+    place: Place,
     names: Vec<String>,
-    server: RwLock<Server>,
+    present: RwLock<Arc<Present>>,
 }
 
-/// Central's TLS key with its certificate, and when to make the next.
-struct Server {
-    key: Arc<CertifiedKey>,
-    renew_at: OffsetDateTime,
+/// What holds until the next [`Ca::look`] finds a reason for a change. Replaced whole.
+struct Present {
+    authority: Authority,
+    server: Server,
+    trusted: Vec<CertificateDer<'static>>,
+    trusted_pem: String,
+}
+
+/// Where the authority's files lie.
+struct Place {
+    key: PathBuf,
+    server: PathBuf,
+    public: PathBuf,
+}
+
+/// What [`Ca::look`] found to do.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Looked {
+    /// Another authority certifies from now on: its owner had the last one followed.
+    pub followed: bool,
+    /// Certificates of the last authority count no more.
+    pub overlap_over: bool,
+    /// There is a new server certificate.
+    pub server_renewed: bool,
+}
+
+impl Place {
+    fn of(data_dir: &Path) -> Self {
+        let folder = data_dir.join("ca");
+        Self {
+            key: folder.join("ca-key.pem"),
+            server: folder.join("server.pem"),
+            public: data_dir.join("ca.pem"),
+        }
+    }
 }
 
 /// When a certificate ends. One of our own making can be read; if not, it counts as ended.
@@ -116,75 +146,78 @@ impl Ca {
     pub fn open(data_dir: &Path, names: &[String], now: OffsetDateTime) -> Result<Self, CaError> {
         let folder = data_dir.join("ca");
         secret_file::create_folder(&folder).map_err(io_at(&folder))?;
-        let key_path = folder.join("ca-key.pem");
-        let certificate_path = data_dir.join("ca.pem");
-        if !exists(&key_path)? {
-            if exists(&certificate_path)? {
-                return Err(CaError::KeyGone { path: certificate_path, key: key_path });
+        let place = Place::of(data_dir);
+        if !exists(&place.key)? {
+            if exists(&place.public)? {
+                return Err(CaError::KeyGone { path: place.public, key: place.key });
             }
-            found(&key_path, now)?;
+            Authority::found(now)?.write(&place.key)?;
         }
-        let (key, certificate) = read_pair(&key_path)?;
-        let certificate_pem = pem_of(&certificate);
-        if fs::read(&certificate_path).ok().as_deref() != Some(certificate_pem.as_bytes()) {
-            secret_file::write_public(&certificate_path, certificate_pem.as_bytes())
-                .map_err(io_at(&certificate_path))?;
+        let names = server::with_local_names(names);
+        let present = Present::read(&place, &names, now)?;
+        present.publish(&place)?;
+        Ok(Self { place, names, present: RwLock::new(Arc::new(present)) })
+    }
+
+    /// Looks whether the authority was followed by another in its file, whether the overlap is over, and whether
+    /// two thirds of the server certificate's life are; what changed counts for new connections. To be called
+    /// every few seconds: it reads one small file.
+    ///
+    /// # Errors
+    /// Then everything stays as it was.
+    pub fn look(&self, now: OffsetDateTime) -> Result<Looked, CaError> {
+        let before = self.present();
+        let authority = Authority::read(&self.place.key)?;
+        let looked = Looked {
+            followed: authority.certificate() != before.authority.certificate(),
+            overlap_over: before.trusted.len() > authority.trusted(now).len(),
+            server_renewed: before.server.renew_at() <= now,
+        };
+        if looked == Looked::default() {
+            return Ok(looked);
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        let names = with_local_names(names);
-        let server_path = folder.join("server.pem");
-        let server = server(&server_path, &issuer, &names, now)?;
-        Ok(Self {
-            issuer,
-            certificate,
-            certificate_pem,
-            certificate_path,
-            server_path,
-            names,
-            server: RwLock::new(server),
-        })
+        let present = Present::read(&self.place, &self.names, now)?;
+        present.publish(&self.place)?;
+        let server_renewed = present.server.key().cert.first() != before.server.key().cert.first();
+        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(present);
+        Ok(Looked { server_renewed, ..looked })
     }
 
-    /// The CA's certificate, PEM: what agents and users pin.
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
-    }
-
-    /// Where users find [`Self::certificate_pem`].
-    pub fn certificate_path(&self) -> &Path {
-        &self.certificate_path
-    }
-
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
-    /// Central's present server key and certificate.
-    pub fn server_key(&self) -> Arc<CertifiedKey> {
+    fn present(&self) -> Arc<Present> {
         // Only ever replaced whole, so a panic elsewhere left nothing half-done.
-        self.server.read().unwrap_or_else(PoisonError::into_inner).key.clone()
+        self.present.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// When central's own certificates end, by purpose.
     pub fn expiries(&self) -> [(&'static str, OffsetDateTime); 2] {
-        let key = self.server_key();
-        let server = key.cert.first().map_or(OffsetDateTime::UNIX_EPOCH, end_of);
-        [("authority", end_of(&self.certificate)), ("server", server)]
+        let present = self.present();
+        let server = present.server.key().cert.first().map_or(OffsetDateTime::UNIX_EPOCH, end_of);
+        [("authority", end_of(present.authority.certificate())), ("server", server)]
     }
 
-    /// Makes a new server certificate when two thirds of the present one's life are over. New connections get
-    /// it; to be called now and then, once a day is plenty. Says whether it was renewed.
-    pub fn renew_server(&self, now: OffsetDateTime) -> Result<bool, CaError> {
-        if now < self.server.read().unwrap_or_else(PoisonError::into_inner).renew_at {
-            return Ok(false);
-        }
-        let renewed = server(&self.server_path, &self.issuer, &self.names, now)?;
-        *self.server.write().unwrap_or_else(PoisonError::into_inner) = renewed;
-        Ok(true)
+    /// The certificates that agents and users have to trust, PEM, youngest first: one, or two for a day after
+    /// a rotation.
+    pub fn trusted_pem(&self) -> String {
+        self.present().trusted_pem.clone()
     }
 
-    /// Whom a certificate of this CA names and when it ends, whether or not that is over. It proves nothing
-    /// about whoever sent it: certificates are no secret.
+    /// Where users find [`Self::trusted_pem`].
+    pub fn trusted_path(&self) -> &Path {
+        &self.place.public
+    }
+
+    /// Whose certificates count now.
+    pub fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        self.present().trusted.clone()
+    }
+
+    /// Central's present server key and certificate, and what leads from it to older authorities.
+    pub fn server_key(&self) -> Arc<CertifiedKey> {
+        self.present().server.key()
+    }
+
+    /// Whom a certificate of this CA, or of one it followed, names and when it ends, whether or not that is over.
+    /// It proves nothing about whoever sent it: certificates are no secret.
     pub fn read_agent(&self, certificate_pem: &str) -> Option<(AgentIdentity, OffsetDateTime)> {
         use x509_parser::prelude::{FromDer, X509Certificate};
         if certificate_pem.len() > CSR_BYTES_MAX {
@@ -192,9 +225,7 @@ impl Ca {
         }
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
         let (rest, read) = X509Certificate::from_der(&certificate).ok()?;
-        let key = self.issuer.key().subject_public_key_info();
-        let (_, key) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&key).ok()?;
-        if !rest.is_empty() || read.verify_signature(Some(&key)).is_err() {
+        if !rest.is_empty() || !self.present().authority.signed(&read) {
             return None;
         }
         Some((AgentIdentity::read(&certificate).ok()?, read.validity().not_after.to_datetime()))
@@ -226,107 +257,29 @@ impl Ca {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let not_after = params.not_after;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let present = self.present();
+        let mut pem = params.signed_by(&key, present.authority.issuer())?.pem();
+        pem.extend(present.authority.bridges().map(pem_of));
         let fingerprint = fingerprint_of_spki(&key.subject_public_key_info());
-        Ok(AgentCertificate { pem: certificate.pem(), fingerprint, not_after })
+        Ok(AgentCertificate { pem, fingerprint, not_after })
     }
 }
 
-/// Makes the CA's key and certificate and puts both into one file: either both are there or none.
-fn found(path: &Path, now: OffsetDateTime) -> Result<(), CaError> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    // Part of the name, so that two centrals' authorities are told apart in messages.
-    let tag: u32 = rand::random();
-    params.distinguished_name = named(&format!("Postern CA {tag:08x}"));
-    params.serial_number = Some(random_serial());
-    params.not_before = now - BACKDATED;
-    params.not_after = now + CA_LIFE;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let certificate = params.self_signed(&key)?;
-    write_pair(path, &key, &certificate.pem())
-}
+impl Present {
+    fn read(place: &Place, names: &[String], now: OffsetDateTime) -> Result<Self, CaError> {
+        let authority = Authority::read(&place.key)?;
+        let server = Server::open(&place.server, &authority, names, now)?;
+        let trusted = authority.trusted(now);
+        let trusted_pem = trusted.iter().map(pem_of).collect();
+        Ok(Self { authority, server, trusted, trusted_pem })
+    }
 
-/// The server certificate in `path`, or a new one when that one is missing, old, or names something else.
-fn server(
-    path: &Path,
-    issuer: &Issuer<'_, KeyPair>,
-    names: &[String],
-    now: OffsetDateTime,
-) -> Result<Server, CaError> {
-    if exists(path)? {
-        let (key, certificate) = read_pair(path)?;
-        if let Some(renew_at) = still_good(&certificate, issuer, names, now) {
-            return certified(path, &key, certificate, renew_at);
+    fn publish(&self, place: &Place) -> Result<(), CaError> {
+        if fs::read(&place.public).ok().as_deref() == Some(self.trusted_pem.as_bytes()) {
+            return Ok(());
         }
+        secret_file::write_public(&place.public, self.trusted_pem.as_bytes()).map_err(io_at(&place.public))
     }
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = leaf("postern-central", now, SERVER_LIFE);
-    params.subject_alt_names = names
-        .iter()
-        .map(|name| match name.parse::<IpAddr>() {
-            Ok(address) => Ok(SanType::IpAddress(address)),
-            Err(_) => name.as_str().try_into().map(SanType::DnsName),
-        })
-        .collect::<Result<_, _>>()?;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let renew_at = renewal(params.not_before, params.not_after);
-    let certificate = params.signed_by(&key, issuer)?;
-    write_pair(path, &key, &certificate.pem())?;
-    certified(path, &key, certificate.der().clone(), renew_at)
-}
-
-fn certified(
-    path: &Path,
-    key: &KeyPair,
-    certificate: CertificateDer<'static>,
-    renew_at: OffsetDateTime,
-) -> Result<Server, CaError> {
-    let damaged = |error: rustls::Error| CaError::Damaged { path: path.into(), reason: error.to_string() };
-    let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let key = CertifiedKey::new(vec![certificate], any_ecdsa_type(&der).map_err(damaged)?);
-    key.keys_match().map_err(damaged)?;
-    Ok(Server { key: Arc::new(key), renew_at })
-}
-
-/// When to renew this server certificate; `None` if another is needed at once.
-fn still_good(
-    certificate: &CertificateDer<'_>,
-    issuer: &Issuer<'_, KeyPair>,
-    names: &[String],
-    now: OffsetDateTime,
-) -> Option<OffsetDateTime> {
-    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-    let (_, read) = X509Certificate::from_der(certificate).ok()?;
-    let ours = x509_parser::x509::SubjectPublicKeyInfo::from_der(&issuer.key().subject_public_key_info())
-        .is_ok_and(|(_, key)| read.verify_signature(Some(&key)).is_ok());
-    let san = read.subject_alternative_name().ok()??;
-    let mut written: Vec<String> = san
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-            _ => None,
-        })
-        .collect();
-    let mut wanted = names.to_vec();
-    written.sort();
-    wanted.sort();
-    let renew_at = renewal(read.validity().not_before.to_datetime(), read.validity().not_after.to_datetime());
-    (ours && written == wanted && now < renew_at).then_some(renew_at)
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
-}
-
-/// Two thirds of a certificate's life.
-fn renewal(not_before: OffsetDateTime, not_after: OffsetDateTime) -> OffsetDateTime {
-    not_before + (not_after - not_before) * 2 / 3
 }
 
 fn leaf(common_name: &str, now: OffsetDateTime, life: Duration) -> CertificateParams {
@@ -354,21 +307,6 @@ fn random_serial() -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
-/// The names a server certificate always has, and the configured ones, each once, addresses in one spelling.
-fn with_local_names(names: &[String]) -> Vec<String> {
-    let mut all: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    for name in names {
-        let name = match name.parse::<IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_) => name.to_ascii_lowercase(),
-        };
-        if !all.contains(&name) {
-            all.push(name);
-        }
-    }
-    all
-}
-
 fn pem_of(certificate: &CertificateDer<'_>) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(certificate);
@@ -384,24 +322,6 @@ fn pem_of(certificate: &CertificateDer<'_>) -> String {
     pem
 }
 
-fn write_pair(path: &Path, key: &KeyPair, certificate_pem: &str) -> Result<(), CaError> {
-    let content = format!("{}{certificate_pem}", key.serialize_pem());
-    secret_file::write(path, content.as_bytes()).map_err(io_at(path))
-}
-
-fn read_pair(path: &Path) -> Result<(KeyPair, CertificateDer<'static>), CaError> {
-    if secret_file::is_open_to_others(path).map_err(io_at(path))? {
-        return Err(CaError::Open { path: path.into() });
-    }
-    let damaged = |reason: String| CaError::Damaged { path: path.into(), reason };
-    let content = fs::read(path).map_err(io_at(path))?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
-    let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
-        .map_err(|error| damaged(error.to_string()))?;
-    let certificate = CertificateDer::from_pem_slice(&content).map_err(|error| damaged(error.to_string()))?;
-    Ok((key, certificate))
-}
-
 fn exists(path: &Path) -> Result<bool, CaError> {
     path.try_exists().map_err(io_at(path))
 }
@@ -413,6 +333,8 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> CaError {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, KeyPair};
+
     use super::*;
 
     #[test]
@@ -420,9 +342,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Ca::open(folder.path(), &names(), now()).unwrap();
         let second = Ca::open(folder.path(), &names(), now()).unwrap();
-        assert_eq!(first.certificate_pem(), second.certificate_pem());
+        assert_eq!(first.trusted_pem(), second.trusted_pem());
         assert_eq!(first.server_key().cert, second.server_key().cert);
-        assert_eq!(fs::read_to_string(first.certificate_path()).unwrap(), first.certificate_pem());
+        assert_eq!(fs::read_to_string(first.trusted_path()).unwrap(), first.trusted_pem());
     }
 
     #[cfg(unix)]
@@ -454,8 +376,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::open(folder.path(), &names(), now()).unwrap();
         let first = ca.server_key();
-        assert!(!ca.renew_server(now() + Duration::days(240)).unwrap());
-        assert!(ca.renew_server(now() + Duration::days(250)).unwrap());
+        assert!(!ca.look(now() + Duration::days(240)).unwrap().server_renewed);
+        assert!(ca.look(now() + Duration::days(250)).unwrap().server_renewed);
         assert_ne!(ca.server_key().cert, first.cert);
         let reopened = Ca::open(folder.path(), &names(), now() + Duration::days(251)).unwrap();
         assert_eq!(reopened.server_key().cert, ca.server_key().cert);
