@@ -50,6 +50,8 @@ struct Followed {
 impl Authority {
     /// One that follows nobody.
     pub(super) fn found(now: OffsetDateTime) -> Result<Self, CaError> {
+        // Certificates know whole seconds.
+        let now = now.replace_nanosecond(0).unwrap_or(now);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         // Part of the name, so that two authorities are told apart in messages.
         let name = named(&format!("Postern CA {:08x}", rand::random::<u32>()));
