@@ -243,11 +243,13 @@ async fn left(socket: &TcpStream, has_spoken: bool) {
     let _ = socket.ready(Interest::ERROR).await;
 }
 
-/// Small writes leave at once, and dead peers are found out. A socket that refuses works all the same.
+/// Small writes leave at once, dead peers are found out, and should central be killed its clients are reset: a
+/// connection that waited for a tunnel has not come to its end. A socket that refuses works all the same.
 fn prepare(socket: &TcpStream) {
+    let reset = socket.set_zero_linger();
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let kept = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
-    if let Err(error) = socket.set_nodelay(true).and(kept) {
+    if let Err(error) = socket.set_nodelay(true).and(kept).and(reset) {
         debug!(%error, "A client's socket does not take its options");
     }
 }

@@ -108,8 +108,8 @@ impl Drop for Joined {
     }
 }
 
-/// A socket that a lane reads and writes. It is reset when dropped, unless it came to its proper end: a cancelled
-/// relay looks broken, too.
+/// A socket that a lane reads and writes. It is reset when dropped, or when the process dies, unless it came to its
+/// proper end: a cancelled relay looks broken, too.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
@@ -135,6 +135,9 @@ pub(super) struct Socket {
 
 impl Socket {
     fn new(tcp: TcpStream, bell: Waker) -> Socket {
+        // From now on and not only when it breaks: should this process be killed, its kernel closes the socket, and
+        // a peer must not take that for the end. Fails only on a socket that is gone already.
+        let _ = tcp.set_zero_linger();
         Socket {
             tcp,
             bell,
@@ -253,9 +256,9 @@ impl From<StreamError> for RelayEnded {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if !self.finished {
-            // Fails only on a socket that is gone already.
-            let _ = self.tcp.set_zero_linger();
+        if self.finished {
+            // What was said last may still be on its way. Fails only on a socket that is gone already.
+            let _ = socket2::SockRef::from(&self.tcp).set_linger(None);
         }
     }
 }

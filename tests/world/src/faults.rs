@@ -80,6 +80,21 @@ pub(crate) fn round(dice: &mut Dice, candidates: usize) -> Vec<Planned> {
     round
 }
 
+/// A round in which agents are cut off or asleep while they still have bytes for a destination that takes none, and
+/// the destination takes them again too late.
+pub(crate) fn starved(dice: &mut Dice, candidates: usize) -> Vec<Planned> {
+    let mut at = |least, most| dice.between(Duration::from_millis(least), Duration::from_millis(most));
+    let (stands, begins) = (at(0, 1_000), at(8_000, 14_000));
+    let (wakes, lasts) = (begins + at(14_000, 20_000), at(17_000, 30_000));
+    let asleep = dice.chance(0.5);
+    let mut round = vec![Planned { fault: Fault::Pause(SITE), at: stands, lasts: wakes - stands }];
+    for agent in &AGENTS[..candidates] {
+        let fault = if asleep { Fault::Suspend(*agent) } else { Fault::Cut(*agent, CENTRAL) };
+        round.push(Planned { fault, at: begins, lasts });
+    }
+    round
+}
+
 fn draw(dice: &mut Dice, agents: &[HostId]) -> Fault {
     let agent = *dice.pick(agents);
     let other = *dice.pick(agents);

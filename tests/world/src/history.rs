@@ -7,8 +7,9 @@ use proto::Name;
 
 use crate::{
     dice::Dice,
-    faults::{Fault, Planned, round},
+    faults::{Fault, Planned, round, starved},
     kernel::{self, HostId, NANOS, Rules, Time},
+    mutant::Mutant,
     oracle::Oracle,
     people::{self, Judge, judge},
     programs::{
@@ -25,6 +26,8 @@ const FIRST: Time = 60 * NANOS;
 /// other (a dead link is noticed, 15 s; a socket to nowhere is given up, 10 s; the longest wait between two attempts,
 /// 30 s), with room for an election.
 const BACK: Time = 75 * NANOS;
+/// How many rounds are of the kind that [`starved`] plans.
+const STARVED: f64 = 0.05;
 /// What a service manager waits before it starts a program again.
 const RESTART: Time = NANOS;
 
@@ -33,6 +36,8 @@ const RESTART: Time = NANOS;
 pub struct History {
     pub seed: u64,
     pub rounds: usize,
+    /// A bug put in on purpose.
+    pub mutant: Option<Mutant>,
 }
 
 /// How it went.
@@ -120,7 +125,8 @@ impl Played {
     fn new(history: History, template: &std::path::Path) -> Self {
         let root = programs::scratch();
         let rules = Rules { dead_after: seconds(15) };
-        let world = World::new(&HOSTS, BEGINS, rules, root.path(), Some(template), history.seed);
+        let world =
+            World::new(&HOSTS, BEGINS, rules, root.path(), Some(template), history.seed, history.mutant);
         let mut dice = Dice::new(history.seed ^ 0x5eed);
         let candidates = if dice.chance(0.4) { 2 } else { 3 };
         Self {
@@ -163,7 +169,13 @@ impl Played {
         for _ in 0..self.history.rounds {
             let pause = self.dice.between(Duration::from_millis(500), Duration::from_secs(8));
             self.pass(pause);
-            let round = round(&mut self.dice, self.candidates);
+            // Who cut off an agent may do is seen only where it has something left to do.
+            let lease =
+                matches!(self.history.mutant, Some(Mutant::LeaseForgetsSleep | Mutant::LeaseNeverEnds));
+            let round = match lease || self.dice.chance(STARVED) {
+                true => starved(&mut self.dice, self.candidates),
+                false => round(&mut self.dice, self.candidates),
+            };
             self.go_through(&round);
             let mended = self.world.now;
             if !self.until_answered(mended, BACK) {
@@ -276,7 +288,6 @@ impl Played {
                 RESTART
             }
         };
-        judge(&self.judge).died(host, self.world.now);
         self.world.kill(host);
         if !self.held.contains(&host) {
             self.restarts.push((self.world.now + wait, host));
@@ -319,7 +330,6 @@ impl Played {
         match *fault {
             Fault::Kill(host) | Fault::Power(host) => {
                 self.hold(host);
-                judge(&self.judge).died(host, self.world.now);
                 if matches!(fault, Fault::Kill(_)) {
                     self.world.kill(host);
                 } else {

@@ -19,6 +19,7 @@ mod faults;
 mod history;
 mod kernel;
 mod log;
+mod mutant;
 mod oracle;
 mod people;
 mod programs;
@@ -28,4 +29,5 @@ pub use self::{
     dice::Dice,
     history::{History, Report, play},
     log::log,
+    mutant::Mutant,
 };

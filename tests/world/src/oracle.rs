@@ -16,15 +16,12 @@ use std::{
 use proto::Epoch;
 
 use crate::{
-    kernel::{HostId, NANOS, Time},
+    kernel::{NANOS, Time},
     people::Note,
-    programs::HOSTS,
 };
 
 /// Between a byte's way through central and its arrival where it is seen: the way to the cloud, and a turn.
 const ON_THE_WAY: Time = NANOS / 200;
-/// How long the last words of a dead program's kernel may be on their way.
-const AFTER_DEATH: Time = 5 * NANOS;
 const DOWN: &str = "secure_gateway.down";
 const UP: &str = "secure_gateway.up";
 /// Broken rules that are kept; one is enough to fail.
@@ -56,8 +53,6 @@ pub(crate) struct Oracle {
     delivered: BTreeSet<String>,
     /// Streams whose clients have said all they wanted to say, or have gone.
     left: HashSet<u64>,
-    /// When programs died without having their say.
-    deaths: Vec<(HostId, Time)>,
     pub(crate) streams_finished: u64,
     pub(crate) streams_broken: u64,
     pub(crate) notes_back: u64,
@@ -192,21 +187,9 @@ impl Oracle {
         self.left.insert(stream);
     }
 
-    /// A program died, and its kernel closes its sockets in its own way.
-    pub(crate) fn died(&mut self, host: HostId, at: Time) {
-        self.deaths.push((host, at));
-    }
-
-    /// Whether what is seen now may be the kernel of this host closing a dead program's sockets.
-    pub(crate) fn just_died(&self, host: HostId, at: Time) -> bool {
-        self.deaths.iter().any(|(dead, died)| *dead == host && (*died..*died + AFTER_DEATH).contains(&at))
-    }
-
     /// A stream came to its proper end at the destination.
-    pub(crate) fn ended_at_destination(&mut self, stream: u64, via: IpAddr, at: Time) {
-        let host = HOSTS.iter().position(|(_, ip, _)| IpAddr::V4(*ip) == via);
-        let excused = host.is_some_and(|host| self.just_died(host, at));
-        if !excused && !self.left.contains(&stream) {
+    pub(crate) fn ended_at_destination(&mut self, stream: u64, via: IpAddr) {
+        if !self.left.contains(&stream) {
             self.wrong(format!(
                 "stream {stream:#x} by way of {via} ended at the destination as if it were whole, and its client had not \
                  ended it"

@@ -167,7 +167,7 @@ fn founding() -> tempfile::TempDir {
     let template = scratch();
     let root = scratch();
     let rules = Rules { dead_after: seconds(15) };
-    let mut world = World::new(&HOSTS, seconds(1), rules, root.path(), None, 0).expect("a world");
+    let mut world = World::new(&HOSTS, seconds(1), rules, root.path(), None, 0, None).expect("a world");
     let handle = CentralHandle::default();
     world.boot(CENTRAL, central(world.folder(CENTRAL), handle.clone()));
     let is_up = |handle: &CentralHandle| handle.state.lock().expect("a lock").clone();

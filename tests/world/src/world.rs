@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     dice::Dice,
     kernel::{self, Disk, HostId, Kernel, Kind, NANOS, Rules, Time},
+    mutant::Mutant,
 };
 
 /// How long a disk takes to sync, unless a fault makes it slow.
@@ -60,6 +61,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) now: Time,
     root: PathBuf,
+    mutant: Option<Mutant>,
     dice: Dice,
     turns: u32,
 }
@@ -74,10 +76,11 @@ impl World {
         root: &Path,
         template: Option<&Path>,
         seed: u64,
+        mutant: Option<Mutant>,
     ) -> std::io::Result<Self> {
         let mut dice = Dice::new(seed);
         let network: Vec<_> = hosts.iter().map(|(_, ip, kind)| (*ip, *kind)).collect();
-        kernel::install(Kernel::new(&network, rules, dice.split()), dice.split());
+        kernel::install(Kernel::new(&network, rules, mutant, dice.split()), dice.split());
         let mut made = Vec::new();
         for (name, _, kind) in hosts {
             let folder = root.join(format!("{name}-0"));
@@ -94,13 +97,13 @@ impl World {
                 timer: None,
                 slept: 0,
                 wall_off: 0,
-                disk: kernel::watch_disk(&folder),
+                disk: kernel::watch_disk(&folder, mutant == Some(Mutant::SyncKeepsNothing)),
                 folder,
                 lives: 0,
                 sync: Arc::new((SYNC.as_nanos() as u64).into()),
             });
         }
-        let world = Self { hosts: made, now: began, root: root.to_owned(), dice, turns: 0 };
+        let world = Self { hosts: made, now: began, root: root.to_owned(), mutant, dice, turns: 0 };
         world.show_clock(0);
         kernel::with(|kernel| kernel.advance(began));
         Ok(world)
@@ -116,7 +119,13 @@ impl World {
 
     fn show_clock(&self, host: HostId) {
         let host = &self.hosts[host];
-        kernel::set_clock(self.now, host.slept, host.wall_off);
+        let monotonic = self.now - host.slept;
+        let boot = match self.mutant {
+            Some(Mutant::LeaseForgetsSleep) => monotonic,
+            Some(Mutant::LeaseNeverEnds) if host.kind == Kind::Agent => 0,
+            _ => self.now,
+        };
+        kernel::set_clock(self.now, monotonic, boot, host.wall_off);
     }
 
     /// Starts a program on a host that runs none.
@@ -184,7 +193,7 @@ impl World {
         kernel::forget_disk(&before);
         let _ = std::fs::remove_dir_all(&before);
         let host = &mut self.hosts[id];
-        host.disk = kernel::watch_disk(&after);
+        host.disk = kernel::watch_disk(&after, self.mutant == Some(Mutant::SyncKeepsNothing));
         host.folder = after;
         host.state = State::Off;
         host.timer = None;

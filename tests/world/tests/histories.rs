@@ -1,40 +1,66 @@
 //! Histories of whole agents and central, each from a seed.
 //!
-//! * `cargo test -p postern-world` plays `WORLD_HISTORIES` of them from `WORLD_SEED` on (default: fresh ones).
+//! * `cargo test -p postern-world` plays `WORLD_HISTORIES` of them from `WORLD_SEED` on (default: 500 fresh ones, or
+//!   what `WORLD_SECONDS` hold).
 //! * `SEED=7 cargo test -p postern-world --test histories one_history -- --nocapture` plays one; with
 //!   `RUST_LOG=info` it shows what the programs log, and when.
 #![cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use postern_world::{History, Report, play};
+use postern_world::{History, Mutant, Report, play};
 
 /// Rounds of faults in one history.
 const ROUNDS: usize = 2;
-const HISTORIES: usize = 60;
+/// What a run plays unless it is told otherwise, or as much of it as fits into `SECONDS`.
+const HISTORIES: u64 = 500;
+const SECONDS: u64 = 240;
+/// A bug that was put in is to be noticed within so many histories.
+const MUTANT_HISTORIES: u64 = 40;
 
 #[test]
 fn whatever_goes_wrong_no_rule_is_broken_and_the_gateway_is_back_in_time() {
-    let histories = number("WORLD_HISTORIES").map_or(HISTORIES, |many| many as usize);
+    let histories = number("WORLD_HISTORIES");
+    let limit = if histories.is_some() { u64::MAX } else { number("WORLD_SECONDS").unwrap_or(SECONDS) };
+    let histories = histories.unwrap_or(HISTORIES);
     let first = number("WORLD_SEED").unwrap_or_else(fresh);
     println!("WORLD_SEED={first} WORLD_HISTORIES={histories}");
-    let began = SystemTime::now();
-    let reports = play_all(first, histories);
-    show(&reports, began.elapsed().unwrap_or_default());
+    let began = Instant::now();
+    let reports = play_all(first, histories, limit);
+    show(&reports, began.elapsed());
     let broken: Vec<_> = reports.iter().filter(|report| !report.problems.is_empty()).collect();
     for report in broken.iter().take(5) {
         println!("{report}");
     }
-    assert!(
-        broken.is_empty(),
-        "{} of {histories} histories broke a rule; the first: {}",
-        broken.len(),
-        broken[0]
-    );
+    let many = reports.len();
+    assert!(broken.is_empty(), "{} of {many} histories broke a rule; the first: {}", broken.len(), broken[0]);
+}
+
+/// `WORLD_MUTANT=LeaseNeverEnds` looks for one alone.
+#[test]
+fn the_world_notices_each_bug_that_is_put_in() {
+    let first = number("WORLD_SEED").unwrap_or_else(fresh);
+    let chosen = std::env::var("WORLD_MUTANT").ok();
+    println!("WORLD_SEED={first}");
+    let mutants =
+        Mutant::ALL.iter().filter(|mutant| chosen.as_ref().is_none_or(|name| *name == format!("{mutant:?}")));
+    for mutant in mutants {
+        let noticed = (0..MUTANT_HISTORIES).find_map(|place| {
+            let seed = first.wrapping_add(place);
+            let report = play(History { seed, rounds: ROUNDS, mutant: Some(*mutant) });
+            report.problems.first().map(|problem| (place + 1, problem.clone()))
+        });
+        let Some((histories, problem)) = noticed else {
+            panic!("{MUTANT_HISTORIES} histories from {first} on did not notice {mutant:?}");
+        };
+        println!("{mutant:?} was noticed in history {histories}: {problem}");
+    }
 }
 
 #[test]
@@ -43,7 +69,7 @@ fn one_history() {
     if let Ok(filter) = std::env::var("RUST_LOG") {
         postern_world::log(&filter);
     }
-    let report = play(History { seed, rounds: ROUNDS });
+    let report = play(History { seed, rounds: ROUNDS, mutant: None });
     println!("{report}\n{report:?}");
     assert!(report.problems.is_empty(), "{report}");
 }
@@ -51,22 +77,24 @@ fn one_history() {
 #[test]
 fn the_same_seed_gives_the_same_history() {
     let seed = number("SEED").unwrap_or(2);
-    let [one, other] = [(); 2].map(|()| play(History { seed, rounds: 1 }));
+    let [one, other] = [(); 2].map(|()| play(History { seed, rounds: 1, mutant: None }));
     assert_eq!((one.digest, one.notes_back), (other.digest, other.notes_back), "{one}\n{other}");
 }
 
 /// On every core: a history has one thread.
-fn play_all(first: u64, histories: usize) -> Vec<Report> {
-    let (next, reports) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+fn play_all(first: u64, histories: u64, limit: u64) -> Vec<Report> {
+    let (next, reports) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
-                    if place >= histories {
+                    if place >= histories || began.elapsed() >= Duration::from_secs(limit) {
                         return;
                     }
-                    let report = play(History { seed: first.wrapping_add(place as u64), rounds: ROUNDS });
+                    let report =
+                        play(History { seed: first.wrapping_add(place), rounds: ROUNDS, mutant: None });
                     if !report.problems.is_empty() {
                         // At once: a run that is stopped should have said it.
                         println!("SEED={} breaks a rule: {}", report.seed, report.problems[0]);
@@ -103,6 +131,10 @@ fn show(reports: &[Report], took: Duration) {
         at(0.99),
         at(1.0),
     );
+    let mut slow: Vec<_> =
+        reports.iter().filter_map(|report| Some((report.back_after.iter().max()?, report.seed))).collect();
+    slow.sort();
+    println!("the slowest to be back: {:.1?}", slow.iter().rev().take(5).collect::<Vec<_>>());
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -23,6 +23,8 @@ use crate::dice::Dice;
 pub(crate) struct Disk {
     /// Refuses what is written and synced.
     failing: AtomicBool,
+    /// Says that it has synced, and has not.
+    lying: bool,
     unsynced: Mutex<HashMap<PathBuf, Vec<Written>>>,
 }
 
@@ -44,8 +46,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Watches what is written below `folder` from now on.
-pub(crate) fn watch_disk(folder: &Path) -> Arc<Disk> {
-    let disk = Arc::<Disk>::default();
+pub(crate) fn watch_disk(folder: &Path, lying: bool) -> Arc<Disk> {
+    let disk = Arc::new(Disk { lying, ..Disk::default() });
     lock(&DISKS).push((folder.to_owned(), disk.clone()));
     disk
 }
@@ -142,6 +144,8 @@ pub(super) fn sync(fd: c_int) -> Option<Result<usize, c_int>> {
     if disk.failing.load(Ordering::Relaxed) {
         return Some(Err(libc::EIO));
     }
-    lock(&disk.unsynced).remove(&path);
+    if !disk.lying {
+        lock(&disk.unsynced).remove(&path);
+    }
     Some(Ok(0))
 }

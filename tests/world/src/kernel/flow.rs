@@ -7,16 +7,19 @@
 use std::cmp::Ordering;
 
 use super::{HostId, Kernel, Kind, NANOS, Time};
+use crate::mutant::Mutant;
 
 /// The first wait for an acknowledgement, beyond the round trip; it doubles up to `RETRY_MAX`.
 const RETRY_FIRST: Time = NANOS / 5;
 const RETRY_MAX: Time = 16 * NANOS;
+/// What arrives at a machine that sleeps is sent again after so long.
+const AGAIN_AFTER_SLEEP: Time = NANOS / 2;
 const SYN_RETRY: Time = NANOS;
 const SYN_RETRIES: u32 = 6;
 /// What a receiver takes that nobody reads.
-const RECEIVE_BYTES: usize = 256 * 1024;
+const RECEIVE_BYTES: usize = 64 * 1024;
 /// One piece at most; about what a kernel hands to its network card.
-const PIECE_BYTES: usize = 32 * 1024;
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// One direction between two hosts.
 #[derive(Debug, Clone, Copy)]
@@ -261,11 +264,25 @@ impl Kernel {
 
     fn arrived(&mut self, to: usize, from: usize, piece: Piece) {
         let (bytes, now) = (piece.len(), self.now);
-        self.sockets[from].under_way = self.sockets[from].under_way.saturating_sub(bytes);
-        let there = &mut self.sockets[to];
-        if !self.hosts[there.host].powered {
-            return; // lost with the host; its sender finds out by silence or by what comes after
+        let asleep = !self.hosts[self.sockets[to].host].powered;
+        let sender = &mut self.sockets[from];
+        if asleep {
+            sender.held_until = sender.held_until.max(now + AGAIN_AFTER_SLEEP);
         }
+        if now < sender.held_until {
+            // Sent again later, and so is everything behind it.
+            sender.last_arrival = sender.last_arrival.max(sender.held_until);
+            let at = sender.held_until;
+            if sender.is_connected() || sender.finished {
+                self.schedule(at, Event::Piece { to, from, piece });
+            }
+            return;
+        }
+        sender.under_way = sender.under_way.saturating_sub(bytes);
+        let kinds = (self.hosts[sender.host].kind, self.hosts[self.sockets[to].host].kind);
+        let Some((to, piece)) = self.mutate(kinds, to, piece) else { return };
+        let bytes = piece.len();
+        let there = &mut self.sockets[to];
         // A reset is the answer to bytes for a connection that nobody has any more.
         if !there.is_connected() || (!there.open && bytes > 0) {
             self.send_reset(to, from);
@@ -291,6 +308,37 @@ impl Kernel {
                     self.sockets[to].be_gone_when_sent();
                 }
             }
+        }
+    }
+
+    /// What a bug put in on purpose makes of a piece that arrives.
+    fn mutate(&mut self, kinds: (Kind, Kind), to: usize, piece: Piece) -> Option<(usize, Piece)> {
+        let (Some(mutant), Piece::Bytes(bytes)) = (self.mutant, &piece) else { return Some((to, piece)) };
+        let at_site = matches!(kinds, (Kind::Agent, Kind::Site) | (Kind::Site, Kind::Agent));
+        let at_cloud = kinds == (Kind::Central, Kind::Cloud) && bytes.len() > 200;
+        self.mutable += u64::from(at_site || at_cloud);
+        if self.mutable % 100 != 99 {
+            return Some((to, piece));
+        }
+        match (mutant, piece) {
+            (Mutant::PieceLost, _) if at_site => None,
+            (Mutant::PieceDoubled, Piece::Bytes(bytes)) if at_site => {
+                Some((to, Piece::Bytes([&bytes[..], &bytes].concat())))
+            }
+            (Mutant::PiecesSwapped, Piece::Bytes(mut bytes)) if at_cloud => {
+                let half = bytes.len() / 2;
+                bytes.rotate_left(half);
+                Some((to, Piece::Bytes(bytes)))
+            }
+            (Mutant::StreamsMixed, piece) if at_cloud => {
+                let host = self.sockets[to].host;
+                let others = self.sockets.iter().enumerate().filter(|(other, socket)| {
+                    *other != to && socket.host == host && socket.is_connected() && socket.open
+                });
+                let other = others.map(|(other, _)| other).max();
+                Some((other.unwrap_or(to), piece))
+            }
+            (_, piece) => Some((to, piece)),
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) use self::{
     socket::SocketOption,
 };
 use self::{flow::Scheduled, socket::Socket};
-use crate::dice::Dice;
+use crate::{dice::Dice, mutant::Mutant};
 
 /// Descriptors of simulated sockets begin here; the kernel's own stay far below.
 const FD_BASE: c_int = 1 << 24;
@@ -56,8 +56,8 @@ thread_local! {
 #[derive(Clone, Copy, Default)]
 struct Clock {
     now: Time,
-    /// How long the host was suspended: `CLOCK_MONOTONIC` knows nothing of it.
-    slept: Time,
+    monotonic: Time,
+    boot: Time,
     /// How far its wall clock is off.
     wall_off: i64,
 }
@@ -78,6 +78,9 @@ pub(crate) struct Kernel {
     running: HostId,
     /// What the running host waits for, once it is idle: a time, or nothing.
     idle_until: Option<Option<Time>>,
+    /// A bug put in on purpose, and how often it could have struck.
+    mutant: Option<Mutant>,
+    mutable: u64,
     /// Who looks on.
     pub(crate) rules: Rules,
     /// What was seen that may never be.
@@ -121,7 +124,7 @@ struct Epoll {
 }
 
 impl Kernel {
-    pub(crate) fn new(hosts: &[(Ipv4Addr, Kind)], rules: Rules, dice: Dice) -> Self {
+    pub(crate) fn new(hosts: &[(Ipv4Addr, Kind)], rules: Rules, mutant: Option<Mutant>, dice: Dice) -> Self {
         let hosts: Vec<_> = hosts.iter().map(|(ip, kind)| NetHost::new(*ip, *kind)).collect();
         let paths = (0..hosts.len())
             .map(|from| (0..hosts.len()).map(|to| Path::between(from == to)).collect())
@@ -138,6 +141,8 @@ impl Kernel {
             twins: HashMap::new(),
             running: 0,
             idle_until: None,
+            mutant,
+            mutable: 0,
             rules,
             broken: Vec::new(),
         }
@@ -274,8 +279,8 @@ pub(crate) fn uninstall() {
 }
 
 /// What the clocks of this thread show from now on.
-pub(crate) fn set_clock(now: Time, slept: Time, wall_off: i64) {
-    CLOCK.set(Some(Clock { now, slept, wall_off }));
+pub(crate) fn set_clock(now: Time, monotonic: Time, boot: Time, wall_off: i64) {
+    CLOCK.set(Some(Clock { now, monotonic, boot, wall_off }));
 }
 
 /// The history's time; outside of one, `None`.
@@ -322,9 +327,9 @@ fn clock(which: c_int) -> Option<u64> {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => {
             (WALL_NANOS + clock.now).checked_add_signed(clock.wall_off)
         }
-        libc::CLOCK_BOOTTIME => Some(UPTIME_NANOS + clock.now),
+        libc::CLOCK_BOOTTIME => Some(UPTIME_NANOS + clock.boot),
         libc::CLOCK_MONOTONIC | libc::CLOCK_MONOTONIC_COARSE | libc::CLOCK_MONOTONIC_RAW => {
-            Some(UPTIME_NANOS + clock.now - clock.slept)
+            Some(UPTIME_NANOS + clock.monotonic)
         }
         _ => None,
     }

@@ -11,9 +11,10 @@ use super::{
     HostId, Kernel, Kind, NetHost, Time,
     flow::{Event, Piece},
 };
+use crate::mutant::Mutant;
 
 /// What a sender may have under way unacknowledged.
-const SEND_BYTES: usize = 256 * 1024;
+const SEND_BYTES: usize = 64 * 1024;
 
 /// An option that the world knows.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +62,8 @@ pub(super) struct Socket {
     pub(super) window_shut: bool,
     pub(super) retry_wait: Time,
     pub(super) last_arrival: Time,
+    /// Nothing of it arrives before.
+    pub(super) held_until: Time,
     pub(super) waits_since: Option<Time>,
     pub(super) user_timeout: Option<Time>,
 
@@ -94,6 +97,7 @@ impl Socket {
             window_shut: false,
             retry_wait: 0,
             last_arrival: 0,
+            held_until: 0,
             waits_since: None,
             user_timeout: None,
             epoll: None,
@@ -265,8 +269,10 @@ impl Kernel {
     }
 
     pub(super) fn set_option(&mut self, socket: usize, option: Option<SocketOption>) -> Result<usize, c_int> {
+        let mutant = self.mutant;
         let entry = self.held(socket)?;
         match option {
+            Some(SocketOption::ResetOnClose(_)) if mutant == Some(Mutant::FinForReset) => {}
             Some(SocketOption::ResetOnClose(on)) => entry.reset_on_close = on,
             Some(SocketOption::UserTimeout { ms }) => {
                 entry.user_timeout = (ms > 0).then(|| Duration::from_millis(ms).as_nanos() as u64);
