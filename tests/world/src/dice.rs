@@ -12,10 +12,10 @@ impl Dice {
 
     /// Others, of their own: what is rolled there changes nothing here.
     pub fn split(&mut self) -> Self {
-        Self(self.next())
+        Self(self.roll())
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,12 +25,12 @@ impl Dice {
 
     /// Below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.roll() % end
     }
 
     /// True in `share` of all cases.
     pub fn chance(&mut self, share: f64) -> bool {
-        ((self.next() >> 11) as f64) < share * (1u64 << 53) as f64
+        ((self.roll() >> 11) as f64) < share * (1u64 << 53) as f64
     }
 
     /// Between the two, to the millisecond.
@@ -45,7 +45,7 @@ impl Dice {
 
     pub fn fill(&mut self, room: &mut [u8]) {
         for piece in room.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
+            let bytes = self.roll().to_le_bytes();
             piece.copy_from_slice(&bytes[..piece.len()]);
         }
     }

@@ -80,19 +80,24 @@ pub(crate) fn round(dice: &mut Dice, candidates: usize) -> Vec<Planned> {
     round
 }
 
-/// A round in which agents are cut off or asleep while they still have bytes for a destination that takes none, and
-/// the destination takes them again too late.
+/// A round in which agents are cut off or asleep while they still have bytes for a destination: because it takes none
+/// and takes them again too late, or because they stood still before they fell asleep.
 pub(crate) fn starved(dice: &mut Dice, candidates: usize) -> Vec<Planned> {
     let mut at = |least, most| dice.between(Duration::from_millis(least), Duration::from_millis(most));
     let (stands, begins) = (at(0, 1_000), at(8_000, 14_000));
     let (wakes, lasts) = (begins + at(14_000, 20_000), at(17_000, 30_000));
-    let asleep = dice.chance(0.5);
-    let mut round = vec![Planned { fault: Fault::Pause(SITE), at: stands, lasts: wakes - stands }];
-    for agent in &AGENTS[..candidates] {
-        let fault = if asleep { Fault::Suspend(*agent) } else { Fault::Cut(*agent, CENTRAL) };
-        round.push(Planned { fault, at: begins, lasts });
+    let plan = |fault, at, lasts| Planned { fault, at, lasts };
+    let agents = &AGENTS[..candidates];
+    if dice.chance(0.5) {
+        let cut = agents.iter().map(|agent| plan(Fault::Cut(*agent, CENTRAL), begins, lasts));
+        return [plan(Fault::Pause(SITE), stands, wakes - stands)].into_iter().chain(cut).collect();
     }
-    round
+    // What arrives while it stands still waits in its kernel, and is old when it wakes.
+    let asleep = begins + Duration::from_secs(4);
+    let sleeps = agents.iter().flat_map(|agent| {
+        [plan(Fault::Pause(*agent), begins, lasts * 2), plan(Fault::Suspend(*agent), asleep, lasts)]
+    });
+    sleeps.collect()
 }
 
 fn draw(dice: &mut Dice, agents: &[HostId]) -> Fault {

@@ -74,11 +74,6 @@ impl Oracle {
         self.admissions.len()
     }
 
-    /// Who holds the newest epoch.
-    pub(crate) fn active(&self) -> Option<Ipv4Addr> {
-        self.admissions.last().map(|admission| admission.agent)
-    }
-
     /// Central shows another gateway than before.
     pub(crate) fn shown(
         &mut self,

@@ -199,15 +199,15 @@ impl World {
         host.timer = None;
     }
 
-    /// The power is back; the program is started by [`World::boot`].
     pub(crate) fn pause(&mut self, id: HostId) {
         if self.hosts[id].state == State::Runs {
             self.hosts[id].state = State::Paused;
         }
     }
 
+    /// The machine sleeps, whether or not its program stands still; when it wakes, both go on.
     pub(crate) fn suspend(&mut self, id: HostId) {
-        if self.hosts[id].state == State::Runs {
+        if matches!(self.hosts[id].state, State::Runs | State::Paused) {
             self.hosts[id].state = State::Suspended(self.now);
             kernel::with(|kernel| kernel.hosts[id].powered = false);
         }

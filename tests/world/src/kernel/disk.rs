@@ -38,8 +38,11 @@ struct Written {
 }
 
 static DISKS: Mutex<Vec<(PathBuf, Arc<Disk>)>> = Mutex::new(Vec::new());
-/// By descriptor: the disk and the path, or that it is none of ours.
-static FILES: Mutex<Option<HashMap<c_int, Option<(Arc<Disk>, PathBuf)>>>> = Mutex::new(None);
+/// By descriptor.
+static FILES: Mutex<Option<HashMap<c_int, Watched>>> = Mutex::new(None);
+
+/// A file's disk and path; `None`: it is none of ours.
+type Watched = Option<(Arc<Disk>, PathBuf)>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,7 +93,7 @@ pub(super) fn closed(fd: c_int) {
     }
 }
 
-fn disk_of(fd: c_int) -> Option<(Arc<Disk>, PathBuf)> {
+fn disk_of(fd: c_int) -> Watched {
     let mut files = lock(&FILES);
     let files = files.get_or_insert_default();
     files

@@ -7,10 +7,6 @@
 //! This is the one file of the crate with `unsafe`: a libc of our own cannot be written without.
 #![expect(unsafe_code, reason = "stands in for libc, whose interface is pointers")]
 #![expect(unreachable_pub, reason = "the linker sees them")]
-#![expect(
-    clippy::missing_safety_doc,
-    reason = "each has the contract of the libc function it is named after"
-)]
 
 use std::{
     ffi::{c_int, c_long, c_uint, c_void},
@@ -204,10 +200,11 @@ pub unsafe extern "C" fn epoll_wait(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    if domain == libc::AF_INET && kind & !flags == libc::SOCK_STREAM {
-        if let Some(made) = with(Kernel::socket) {
-            return FD_BASE + made as c_int;
-        }
+    if domain == libc::AF_INET
+        && kind & !flags == libc::SOCK_STREAM
+        && let Some(made) = with(Kernel::socket)
+    {
+        return FD_BASE + made as c_int;
     }
     kernel_itself!(libc::SYS_socket, domain, kind, protocol) as c_int
 }

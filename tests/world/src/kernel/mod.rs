@@ -170,7 +170,7 @@ impl Kernel {
 
     /// A number that depends on everything that happened on the network so far.
     pub(crate) fn digest(&self) -> u64 {
-        self.sequence ^ self.dice.clone().next() ^ (self.sockets.len() as u64) << 40
+        self.sequence ^ self.dice.clone().roll() ^ (self.sockets.len() as u64) << 40
     }
 
     fn schedule(&mut self, at: Time, event: Event) {
