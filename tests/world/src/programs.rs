@@ -223,7 +223,8 @@ fn founding() -> tempfile::TempDir {
         });
         let spec = serde_json::from_value(spec).expect("a destination");
         let made = Destinations::new(state.store.clone(), &environment()).create(spec).await;
-        let book = Book::new(state.store.clone(), &environment(), Duration::from_secs(3));
+        let book =
+            Book::new(state.store.clone(), &environment(), Duration::from_secs(3), state.vault.clone());
         let settings = book.settings().await.expect("settings");
         let url = format!("http://{}:{ON_CALL_PORT}/", HOSTS[CLOUD].1);
         let document = serde_json::json!({"endpoints": [{"name": "on-call", "url": url}], "hold_down": "3s"});
