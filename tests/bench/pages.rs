@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use postern_tests::{Central, Folder};
 use reqwest::{Certificate, Client, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::figure::{Figure, Statistic, Unit};
 use crate::stock::Stock;
@@ -54,6 +54,9 @@ pub(crate) async fn measure(rounds: usize, process_servers: usize) -> Vec<Figure
     stock.fill(&folder.join("data"));
     eprintln!("pages: {stock:?} written in {:.0} s", began.elapsed().as_secs_f64());
     let central = Central::start_on(folder, &["default"], "").await;
+    for _ in 0..stock.api_tokens {
+        central.api().post("/api-tokens", json!({"role": "viewer"})).await;
+    }
     is_stocked(&central, stock).await;
     let (client, base) = browser(&central);
     let at_first = memory(central.pid()).rss_mib;

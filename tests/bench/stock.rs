@@ -17,13 +17,13 @@ pub(crate) struct Stock {
     pub(crate) destinations: usize,
     pub(crate) events: usize,
     pub(crate) users: usize,
+    /// Made by asking for them: where one is there already, a new central makes none for its administrator.
     pub(crate) api_tokens: usize,
     pub(crate) failovers: usize,
 }
 
-/// To whom a record belongs: an Environment's name, or nothing for central itself.
-const SITE: &str = "default";
-const CENTRAL: &str = "";
+/// To whom the records belong.
+const ENVIRONMENT: &str = "default";
 const THEN: &str = "2026-11-21T14:02:00Z";
 
 impl Stock {
@@ -34,7 +34,7 @@ impl Stock {
             destinations: process_servers * 2,
             events: process_servers * 100,
             users: (process_servers / 2).clamp(1, 500),
-            api_tokens: (process_servers / 2).clamp(1, 999),
+            api_tokens: (process_servers / 4).clamp(1, 500),
             failovers: (process_servers / 5).clamp(1, 200),
         }
     }
@@ -47,25 +47,27 @@ impl Stock {
         let mut records =
             Records { tree: disk.tree("central").expect("a new database takes a tree"), version: 0 };
         for n in 0..self.process_servers {
-            records.put(SITE, "process_servers", &format!("host-{n:04}"), process_server(n));
+            records.put("process_servers", &format!("host-{n:04}"), process_server(n));
         }
         for n in 0..self.destinations {
-            records.put(SITE, "destinations", &destination_name(n), destination(n));
-            records.put(SITE, "destination_tests", &destination_name(n), test(n));
+            records.put("destinations", &destination_name(n), destination(n));
+            let mut test = test(n);
+            records.put("destination_tests", &destination_name(n), test.clone());
+            test.as_object_mut()
+                .expect("a test is an object")
+                .retain(|name, _| name != "steps" && name != "candidates");
+            records.put("destination_test_summaries", &destination_name(n), test);
         }
         for n in 0..self.users {
-            records.put(SITE, "users", &format!("user-{n:03}"), user(n));
+            records.put("users", &format!("user-{n:03}"), user(n));
         }
         for n in 1..=self.failovers {
-            records.put(SITE, "failovers", &format!("{n:020}"), failover(n));
-        }
-        for n in 0..self.api_tokens {
-            records.put(CENTRAL, "api_tokens", &format!("{n:016x}"), api_token(n));
+            records.put("failovers", &format!("{n:020}"), failover(n));
         }
         for n in 1..=self.events {
-            records.put(SITE, "events", &format!("{n:020}"), event(n));
+            records.put("events", &format!("{n:020}"), event(n));
         }
-        records.put(SITE, "events_head", "head", json!({"oldest": 1, "next": self.events + 1}));
+        records.put("events_head", "head", json!({"oldest": 1, "next": self.events + 1}));
         records.end();
         disk.sync_blocking().expect("the disk takes what was written");
     }
@@ -78,9 +80,9 @@ struct Records {
 }
 
 impl Records {
-    fn put(&mut self, owner: &str, collection: &str, key: &str, value: Value) {
+    fn put(&mut self, collection: &str, key: &str, value: Value) {
         self.version += 1;
-        let key = format!("{owner}\0{collection}\0{key}");
+        let key = format!("{ENVIRONMENT}\0{collection}\0{key}");
         self.write(key.as_bytes(), &json!({"version": self.version, "value": value}));
     }
 
@@ -138,13 +140,6 @@ fn user(n: usize) -> Value {
     json!({
         "name": format!("user-{n:03}"), "role": "viewer", "disabled": false, "password": null,
         "created_at": THEN, "sessions_since": THEN,
-    })
-}
-
-fn api_token(n: usize) -> Value {
-    json!({
-        "id": format!("{n:016x}"), "environment": "default", "name": format!("program-{n:03}"), "role": "viewer",
-        "secret_sha256": vec![0; 32], "created_at": THEN, "expires_at": null, "created_by": "user-001",
     })
 }
 

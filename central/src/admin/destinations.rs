@@ -84,9 +84,12 @@ pub(super) async fn list(
     caller: Caller,
     Query(range): Query<Range>,
 ) -> Result<Page<DestinationAnswer<TestSummary>>, Problem> {
-    let records = state.destinations(&caller).list().await?;
+    // One more than asked for says whether there is a next page.
+    let (after, limit) = (range.after(), range.limit()? + 1);
+    let records = state.destinations(&caller).page(after, limit).await?;
     let page = range.by_name("/destinations", records, |record| record.name.to_string())?;
-    let mut tests = state.destination_tests(&caller).summaries().await?;
+    // Fewer than the destinations, so those of this page are among as many behind the same cursor.
+    let mut tests = state.destination_tests(&caller).summaries(after, limit).await?;
     Ok(page.map(|record| {
         let last_test = tests.remove(&record.name);
         answer(&state, &caller, record, last_test)

@@ -91,7 +91,8 @@ pub(super) async fn list(
     caller: Caller,
     Query(range): Query<Range>,
 ) -> Result<Page<ProcessServerAnswer>, Problem> {
-    let servers = state.process_servers(&caller).list().await?;
+    // One more than asked for says whether there is a next page.
+    let servers = state.process_servers(&caller).page(range.after(), range.limit()? + 1).await?;
     let looking = Looking::new(&state, &caller).await?;
     let page = range.by_name("/process-servers", servers, |server| server.name.to_string())?;
     Ok(page.map(|server| looking.at(server)))

@@ -190,6 +190,12 @@ impl Destinations {
         Ok(records.into_iter().map(|record| record.value).collect())
     }
 
+    /// Up to `limit` of them behind `after`, by name.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<Destination>, StoreError> {
+        let records = DESTINATIONS.page(&*self.store, &self.owner, after, limit).await?;
+        Ok(records.into_iter().map(|record| record.value).collect())
+    }
+
     pub async fn find(&self, name: &Name) -> Result<Option<Destination>, StoreError> {
         Ok(self.record(name).await?.map(|record| record.value))
     }

@@ -147,6 +147,12 @@ impl ProcessServers {
         Ok(records.into_iter().map(|record| record.value).collect())
     }
 
+    /// Up to `limit` of them behind `after`, by name.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<ProcessServer>, StoreError> {
+        let records = PROCESS_SERVERS.page(&*self.store, &self.owner, after, limit).await?;
+        Ok(records.into_iter().map(|record| record.value).collect())
+    }
+
     pub async fn find(&self, name: &Name) -> Result<Option<ProcessServer>, StoreError> {
         let record = PROCESS_SERVERS.get(&*self.store, &self.owner, name.as_str()).await?;
         Ok(record.map(|record| record.value))

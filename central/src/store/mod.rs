@@ -35,8 +35,9 @@ pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 pub const KEY_BYTES_MAX: usize = 256;
 /// The most writes in one transaction.
 pub const WRITES_MAX: usize = 128;
-/// The most records one scan returns, whatever was asked for.
-pub const SCAN_MAX: usize = 1000;
+/// The most records one scan returns, whatever was asked for: the API's largest page, and the record that says that
+/// there is another.
+pub const SCAN_MAX: usize = 1001;
 
 /// A store shared by all rooms.
 pub type SharedStore = Arc<dyn Store>;

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proto::{EnvironmentName, Name};
 
 use super::{TestReport, TestSummary};
-use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError};
+use crate::store::{Collection, Owner, Precondition, SharedStore, StoreError, Transaction};
 
 /// By the destination's name.
 const TESTS: Collection<TestReport> = Collection::new("destination_tests");
-/// The same records, read without their steps: a list of thousands has no use for those.
-const SUMMARIES: Collection<TestSummary> = Collection::new("destination_tests");
+/// The same without their steps, in records of their own: reading thousands of steps that no list shows takes longer
+/// than all the rest of it.
+const SUMMARIES: Collection<TestSummary> = Collection::new("destination_test_summaries");
 
 /// The tests of one Environment's destinations. Cheap to clone.
 #[derive(Clone)]
@@ -29,21 +30,28 @@ impl TestRecords {
         Ok(record.map(|record| record.value))
     }
 
-    /// All of them without their steps, by destination.
-    pub async fn summaries(&self) -> Result<BTreeMap<Name, TestSummary>, StoreError> {
-        let records = SUMMARIES.all(&*self.store, &self.owner).await?;
+    /// Those of the destinations behind `after`, at most `limit`, without their steps.
+    pub async fn summaries(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<BTreeMap<Name, TestSummary>, StoreError> {
+        let records = SUMMARIES.page(&*self.store, &self.owner, after, limit).await?;
         Ok(records.into_iter().map(|record| (record.value.destination.clone(), record.value)).collect())
     }
 
     /// The newest takes the place of the one before.
     pub async fn put(&self, report: &TestReport) -> Result<(), StoreError> {
-        let put = TESTS.put(&self.owner, report.destination.as_str(), Precondition::Any, report)?;
-        self.store.commit(put.into()).await.map(drop)
+        let name = report.destination.as_str();
+        let put = TESTS.put(&self.owner, name, Precondition::Any, report)?;
+        let summary = SUMMARIES.put(&self.owner, name, Precondition::Any, &report.summarised())?;
+        self.store.commit(Transaction::from(put).with(summary)).await.map(drop)
     }
 
     /// The destination is another now, or gone: what was seen of it says nothing any more.
     pub async fn forget(&self, destination: &Name) -> Result<(), StoreError> {
         let delete = TESTS.delete(&self.owner, destination.as_str(), Precondition::Any);
-        self.store.commit(delete.into()).await.map(drop)
+        let summary = SUMMARIES.delete(&self.owner, destination.as_str(), Precondition::Any);
+        self.store.commit(Transaction::from(delete).with(summary)).await.map(drop)
     }
 }

@@ -169,6 +169,14 @@ impl TestReport {
     }
 }
 
+impl TestReport {
+    /// The same without its steps.
+    pub(super) fn summarised(&self) -> TestSummary {
+        let Self { destination, verdict, summary, reached, ms, via, reason, at, by, .. } = self.clone();
+        TestSummary { destination, verdict, summary, reached, ms, via, reason, at, by }
+    }
+}
+
 impl CandidateReport {
     fn of(heard: Heard) -> Self {
         let Heard { name, active, said } = heard;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -87,8 +87,29 @@ pub(super) struct Answered {
     pub(super) version: Option<String>,
     /// A session begins, changes or ends: for the browser.
     pub(super) cookies: Vec<HeaderValue>,
+}
+
+/// An answer as it came. Lists of thousands are read from it without a detour.
+struct Unread {
+    body: Bytes,
+    version: Option<String>,
+    cookies: Vec<HeaderValue>,
     /// Where a list goes on, behind `/api/v1`.
     next: Option<String>,
+}
+
+impl Unread {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+        let body = if self.body.is_empty() { b"null" } else { &self.body[..] };
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        serde_path_to_error::deserialize(&mut reader)
+            .map_err(|error| Refused::ours(format!("the answer is not as expected: {error}")))
+    }
+
+    fn answered(self) -> Result<Answered, Refused> {
+        let body = self.read()?;
+        Ok(Answered { body, version: self.version, cookies: self.cookies })
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,7 +125,7 @@ struct ProblemBody {
 impl Api {
     /// Reads `path`, which begins behind `/api/v1`.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refused> {
-        read(self.ask(Method::GET, path, None, None).await?.body)
+        self.ask(Method::GET, path, None, None).await?.read()
     }
 
     /// Reads a list to its end, page by page.
@@ -113,7 +134,7 @@ impl Api {
         let mut next = Some(path.to_owned());
         while let Some(path) = next.take() {
             let answered = self.ask(Method::GET, &path, None, None).await?;
-            all.extend(read::<Vec<T>>(answered.body)?);
+            all.extend(answered.read::<Vec<T>>()?);
             next = answered.next.filter(|_| all.len() < LIST_MAX);
         }
         Ok(all)
@@ -121,12 +142,12 @@ impl Api {
 
     /// The same, with the version to give back when it is changed.
     pub(super) async fn versioned(&self, path: &str) -> Result<Answered, Refused> {
-        self.ask(Method::GET, path, None, None).await
+        self.ask(Method::GET, path, None, None).await?.answered()
     }
 
     /// Asks for something to be done.
     pub(super) async fn send(&self, method: Method, path: &str, body: Value) -> Result<Answered, Refused> {
-        self.ask(method, path, Some(body), None).await
+        self.ask(method, path, Some(body), None).await?.answered()
     }
 
     /// Changes a record only while it is the one that was shown.
@@ -137,7 +158,7 @@ impl Api {
         body: Value,
         version: &str,
     ) -> Result<Answered, Refused> {
-        self.ask(method, path, Some(body), Some(version)).await
+        self.ask(method, path, Some(body), Some(version)).await?.answered()
     }
 
     /// Whether central is ready to work, as `/readyz` says.
@@ -163,7 +184,7 @@ impl Api {
         path: &str,
         body: Option<Value>,
         version: Option<&str>,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Unread, Refused> {
         let has_body = body.is_some();
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let mut request = self.request(method, &format!("{API}{path}"), body)?;
@@ -216,7 +237,7 @@ impl Refused {
     }
 }
 
-async fn understand(response: Response) -> Result<Answered, Refused> {
+async fn understand(response: Response) -> Result<Unread, Refused> {
     let status = response.status();
     let version = text_of(response.headers(), &header::ETAG);
     let cookies = response.headers().get_all(header::SET_COOKIE).iter().cloned().collect();
@@ -225,9 +246,7 @@ async fn understand(response: Response) -> Result<Answered, Refused> {
         .await
         .map_err(|error| Refused::ours(format!("the answer was not whole: {error}")))?;
     if status.is_success() {
-        let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
-        let body = body.map_err(|error| Refused::ours(format!("the answer is no JSON: {error}")))?;
-        return Ok(Answered { body, version, cookies, next });
+        return Ok(Unread { body: bytes, version, cookies, next });
     }
     let problem: ProblemBody = serde_json::from_slice(&bytes)
         .map_err(|error| Refused::ours(format!("{status}, and the reason is unreadable: {error}")))?;

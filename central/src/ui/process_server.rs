@@ -70,6 +70,8 @@ struct Reached {
 
 /// Destinations asked about their last test. Whoever has more looks at the destination's own page.
 const REACHED_MAX: usize = 50;
+/// Destinations among which they are looked for.
+const LOOKED_AT_MAX: usize = 200;
 
 /// Its place in the group's Raft, as central's own member sees it.
 struct Seat {
@@ -113,7 +115,7 @@ pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Show
 
 /// Every candidate is asked whenever a destination is tested; here are this one's answers.
 async fn reached(visitor: &Visitor, name: &str, now: OffsetDateTime) -> Result<Vec<Reached>, Refused> {
-    let all: Vec<Destination> = visitor.api.all("/destinations").await?;
+    let all: Vec<Destination> = visitor.api.get(&format!("/destinations?limit={LOOKED_AT_MAX}")).await?;
     let mut reached = Vec::new();
     for tested in all.iter().filter(|one| one.last_test.is_some()).take(REACHED_MAX) {
         let one: Destination = visitor.api.get(&format!("/destinations/{}", tested.name)).await?;

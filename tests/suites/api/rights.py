@@ -25,6 +25,13 @@ def before_call(context, case, kwargs):
         case.headers["Authorization"] = f"Bearer {TOKEN}"
 
 
+@schemathesis.hook
+def filter_case(context, case):
+    """Identifiers that were seen in answers are tried elsewhere: whoever revokes its own token learns no more."""
+    own = (TOKEN or "__").split("_")[2]
+    return not own or own not in str((case.path_parameters or {}).get("id", ""))
+
+
 @schemathesis.check
 def rights(context, response, case):
     """Who lacks the role is refused for that, whatever else is wrong with the request; who has it is not."""
