@@ -32,7 +32,7 @@ impl Setting {
     pub(super) fn from(&self) -> Badge {
         match self.source.as_str() {
             "file" => Badge::new(Tone::Good, "file"),
-            "command_line" => Badge::new(Tone::Busy, "command line"),
+            "command_line" => Badge::new(Tone::Good, "command line"),
             _ => Badge::new(Tone::Calm, "default"),
         }
     }
