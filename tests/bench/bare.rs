@@ -5,7 +5,7 @@
 //! without building the programs.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use proto::driver::{
@@ -17,10 +17,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::relay::name;
 
-/// Prints where clients come and where the agent's end does, and takes one agent.
-pub(crate) async fn central(acceptor: TlsAcceptor) -> io::Result<()> {
+/// Prints where clients come and where the agent's end does (at `listen`), and takes one agent.
+pub(crate) async fn central(acceptor: TlsAcceptor, listen: IpAddr) -> io::Result<()> {
     let clients = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let tunnels = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let tunnels = TcpListener::bind((listen, 0)).await?;
     println!("{}\n{}", clients.local_addr()?, tunnels.local_addr()?);
     let (socket, _) = tunnels.accept().await?;
     prepare_tunnel_socket(&socket)?;

@@ -53,6 +53,11 @@ impl Destination {
     pub(crate) async fn start() -> Self {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port can be listened on");
+        Self::at(listener)
+    }
+
+    /// Serves whoever comes to this listener.
+    pub(crate) fn at(listener: TcpListener) -> Self {
         let addr = listener.local_addr().expect("a listener has an address");
         let task = tokio::spawn(serve(listener)).abort_handle();
         Self { addr, task }

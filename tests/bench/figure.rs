@@ -37,6 +37,9 @@ pub(crate) enum Unit {
     Kilobytes,
     #[serde(rename = "1/s")]
     PerSecond,
+    /// 10⁶ bytes a second.
+    #[serde(rename = "MB/s")]
+    MegabytesPerSecond,
     /// 10⁹ bytes a second.
     #[serde(rename = "GB/s")]
     GigabytesPerSecond,
@@ -56,6 +59,7 @@ impl Unit {
             Self::Mebibytes => "MiB",
             Self::Kilobytes => "kB",
             Self::PerSecond => "1/s",
+            Self::MegabytesPerSecond => "MB/s",
             Self::GigabytesPerSecond => "GB/s",
             Self::CpuSecondsPerGigabyte => "CPU s/GB",
             Self::Ratio => "×",

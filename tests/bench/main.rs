@@ -19,6 +19,7 @@ mod failover;
 mod figure;
 mod idle;
 mod latency;
+mod line;
 mod machine;
 mod pages;
 mod peer;
@@ -99,7 +100,9 @@ enum What {
         #[arg(long, default_value_t = pages::PROCESS_SERVERS)]
         process_servers: usize,
     },
-    /// Everything above
+    /// Longer, slower and lossy lines between central and agent, beside the TLS relay. Takes root
+    Line,
+    /// Everything above but the lines
     All,
 }
 
@@ -108,8 +111,10 @@ const STREAMS: usize = 5_000;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Before there are threads: each of them is on the host where it was started.
+    let network = matches!(args.command, Some(Command::Measure(What::Line))).then(line::Network::make);
     let runtime = tokio::runtime::Runtime::new().expect("the kernel grants an epoll and a few threads");
-    runtime.block_on(run(args))
+    runtime.block_on(run(args, network.as_ref()))
 }
 
 impl What {
@@ -123,6 +128,7 @@ impl What {
             Self::Latency => latency::measure(or(3), beside, only).await,
             Self::Crowd { streams } => crowd::measure(or(1), streams, beside.bare).await,
             Self::Pages { process_servers } => pages::measure(or(pages::ROUNDS), process_servers).await,
+            Self::Line => unreachable!("its hosts are made before the runtime, and so is it measured"),
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
                 all.extend(alerts::measure(or(20)).await);
@@ -137,7 +143,7 @@ impl What {
     }
 }
 
-async fn run(args: Args) -> ExitCode {
+async fn run(args: Args, network: Option<&line::Network>) -> ExitCode {
     let what = match args.command {
         Some(Command::RelayHop(args)) => return relay_hop(args).await,
         Some(Command::Measure(what)) => what,
@@ -148,7 +154,13 @@ async fn run(args: Args) -> ExitCode {
     }
     let mut report = Report::begin(if args.peers { peer::absent() } else { Vec::new() });
     let beside = Beside { bare: args.bare, peers: args.peers };
-    report.add(what.figures(args.rounds, beside, &args.only).await);
+    let figures = match network {
+        Some(network) => {
+            line::measure(args.rounds.map_or(3, NonZeroUsize::get), network, beside, &args.only).await
+        }
+        None => what.figures(args.rounds, beside, &args.only).await,
+    };
+    report.add(figures);
     eprint!("{}", report.table());
     let json = report.json();
     println!("{json}");

@@ -6,7 +6,7 @@
 //! A hop is the bench's own program, started again with the hidden command `relay-hop`.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -35,6 +35,15 @@ pub(crate) enum Between {
     Tunnel,
 }
 
+/// Where the two hops are, if not both on this host.
+pub(crate) struct Apart {
+    /// The outer hop's address; it is on this process's host.
+    pub(crate) outer: IpAddr,
+    /// The inner hop's address, and its host's network namespace.
+    pub(crate) inner: IpAddr,
+    pub(crate) namespace: String,
+}
+
 /// Two relay processes in a row in front of a target. Dropped, both end.
 pub(crate) struct TwoHops {
     addr: SocketAddr,
@@ -44,6 +53,11 @@ pub(crate) struct TwoHops {
 
 impl TwoHops {
     pub(crate) fn to(target: SocketAddr, between: Between) -> Self {
+        Self::apart(target, between, None)
+    }
+
+    /// The same with the hops on two hosts.
+    pub(crate) fn apart(target: SocketAddr, between: Between, apart: Option<&Apart>) -> Self {
         let certificate = (between != Between::Tcp).then(|| {
             let folder = Folder::new("relay");
             let made =
@@ -56,14 +70,22 @@ impl TwoHops {
         let hops = if between == Between::Tunnel {
             // Dialled out, as an agent does: the outer end has to be there first.
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let mut first = Hop::start(any, Some(Speaks::Central), pem.as_deref());
-            let tunnel = first.next_addr();
-            let second = Hop::start_between(tunnel, target, pem.as_deref());
+            let outer = Start { listen: apart.map(|apart| apart.outer), ..Start::default() };
+            let mut first = Hop::start(any, Some(Speaks::Central), pem.as_deref(), outer);
+            let namespace = apart.map(|apart| apart.namespace.as_str());
+            let inner = Start { tunnel: Some(first.next_addr()), namespace, ..Start::default() };
+            let second = Hop::start(target, Some(Speaks::Agent), pem.as_deref(), inner);
             [first, second]
         } else {
             let speaks = |speaks| pem.is_some().then_some(speaks);
-            let second = Hop::start(target, speaks(Speaks::TlsFrom), pem.as_deref());
-            [Hop::start(second.addr, speaks(Speaks::TlsTo), pem.as_deref()), second]
+            let inner = apart.map(|apart| Start {
+                listen: Some(apart.inner),
+                namespace: Some(&apart.namespace),
+                ..Start::default()
+            });
+            let inner = inner.unwrap_or_default();
+            let second = Hop::start(target, speaks(Speaks::TlsFrom), pem.as_deref(), inner);
+            [Hop::start(second.addr, speaks(Speaks::TlsTo), pem.as_deref(), Start::default()), second]
         };
         Self { addr: hops[0].addr, hops, _certificate: certificate }
     }
@@ -104,6 +126,18 @@ pub(crate) struct HopArgs {
     /// Where central's end is
     #[arg(long)]
     tunnel: Option<SocketAddr>,
+    /// Where the other hop comes
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
+}
+
+/// What is special about a hop.
+#[derive(Default)]
+struct Start<'a> {
+    tunnel: Option<SocketAddr>,
+    listen: Option<IpAddr>,
+    /// Of the host it is on.
+    namespace: Option<&'a str>,
 }
 
 struct Hop {
@@ -113,22 +147,17 @@ struct Hop {
 }
 
 impl Hop {
-    fn start(target: SocketAddr, speaks: Option<Speaks>, pem: Option<&Path>) -> Self {
-        Self::run(target, speaks, pem, None)
-    }
-
-    fn start_between(tunnel: SocketAddr, target: SocketAddr, pem: Option<&Path>) -> Self {
-        Self::run(target, Some(Speaks::Agent), pem, Some(tunnel))
-    }
-
-    fn run(
-        target: SocketAddr,
-        speaks: Option<Speaks>,
-        pem: Option<&Path>,
-        tunnel: Option<SocketAddr>,
-    ) -> Self {
+    fn start(target: SocketAddr, speaks: Option<Speaks>, pem: Option<&Path>, start: Start<'_>) -> Self {
         let us = std::env::current_exe().expect("a process knows its executable");
-        let mut command = Command::new(us);
+        let mut command = match start.namespace {
+            // It becomes the program, so the process id stays.
+            Some(namespace) => {
+                let mut ip = Command::new("ip");
+                ip.args(["netns", "exec", namespace]).arg(us);
+                ip
+            }
+            None => Command::new(us),
+        };
         command.args(["relay-hop", &target.to_string()]);
         if let Some(speaks) = speaks.and_then(|speaks| speaks.to_possible_value()) {
             command.args(["--speaks", speaks.get_name()]);
@@ -136,8 +165,11 @@ impl Hop {
         if let Some(pem) = pem {
             command.arg("--pem").arg(pem);
         }
-        if let Some(tunnel) = tunnel {
+        if let Some(tunnel) = start.tunnel {
             command.args(["--tunnel", &tunnel.to_string()]);
+        }
+        if let Some(listen) = start.listen {
+            command.args(["--listen", &listen.to_string()]);
         }
         let mut process = command
             .stdin(Stdio::piped())
@@ -217,10 +249,10 @@ pub(crate) async fn run_hop(args: HopArgs) -> io::Result<()> {
     }
 }
 
-async fn hop(HopArgs { target, speaks, pem, tunnel }: HopArgs) -> io::Result<()> {
+async fn hop(HopArgs { target, speaks, pem, tunnel, listen }: HopArgs) -> io::Result<()> {
     let pem = pem.unwrap_or_default();
     let carry = match speaks {
-        Some(Speaks::Central) => return bare::central(acceptor(&pem)).await,
+        Some(Speaks::Central) => return bare::central(acceptor(&pem), listen).await,
         Some(Speaks::Agent) => {
             return bare::agent(connector(&pem), tunnel.unwrap_or(target), target).await;
         }
@@ -228,7 +260,7 @@ async fn hop(HopArgs { target, speaks, pem, tunnel }: HopArgs) -> io::Result<()>
         Some(Speaks::TlsTo) => Carry::To(connector(&pem)),
         None => Carry::Plain,
     };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = TcpListener::bind((listen, 0)).await?;
     println!("{}", listener.local_addr()?);
     Err(accept(listener, target, carry).await)
 }

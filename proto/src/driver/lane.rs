@@ -19,6 +19,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::pace::Pace;
 use super::{Shared, WebSocket, WebSocketEnd, remember, tokio_now};
 use crate::frame::{Frame, HEADER_BYTES, PAYLOAD_MAX_BYTES};
 use crate::mux::{MuxError, RateBudget, Reset, ResetCode, StreamId};
@@ -134,6 +135,8 @@ where
         sleep,
         rung: Vec::new(),
         pings: RateBudget::new(WEBSOCKET_PINGS_PER_SECOND, WEBSOCKET_PINGS_PER_SECOND),
+        pace: Pace::new(PAYLOAD_MAX_BYTES, tokio_now()),
+        unpaced: 0,
     };
     // The turn's own bound stands in for tokio's, which would stop a lane after so many small reads of any stream.
     let ended = unconstrained(poll_fn(|cx| lane.poll(cx))).await;
@@ -224,6 +227,9 @@ struct Lane<'a, S> {
     /// Streams whose sockets became ready, on their way into the queue.
     rung: Vec<StreamId>,
     pings: RateBudget,
+    pace: Pace,
+    /// Of the message that is on its way into the socket.
+    unpaced: usize,
 }
 
 /// What one direction achieved.
@@ -327,12 +333,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             return Ok(Step::Waiting);
         }
         let out = self.websocket.out();
+        let piece = self.pace.piece_bytes();
         let bytes = self.shared.with_from_lane(|state| {
-            while out.message_len() < COALESCE_BYTES {
+            state.mux.set_frame_bytes(piece);
+            while out.message_len() < COALESCE_BYTES.min(piece) {
                 if let Some(frame) = state.mux.poll_transmit() {
                     state.bytes_out += frame.body.stream_bytes() as u64;
                     frame.encode(out.message());
-                } else if state.fetch_next().is_none() {
+                } else if state.fetch_next(piece).is_none() {
                     break;
                 }
             }
@@ -342,6 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             return Ok(Step::Waiting);
         }
         out.seal(rand::random());
+        self.unpaced = bytes;
         let _ = self.flush(cx)?; // pending or not, a message left the mux
         Ok(Step::Moved(bytes))
     }
@@ -349,6 +358,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
         let sent = self.websocket.poll_send(cx).map_err(LaneEnd::Io)?;
         self.flushing = sent.is_pending();
+        let bytes = if self.flushing { 0 } else { std::mem::take(&mut self.unpaced) };
+        self.pace.sent(bytes, self.flushing, tokio_now());
         Ok(sent)
     }
 

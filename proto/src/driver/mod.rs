@@ -18,10 +18,12 @@ mod blocks;
 mod clock;
 mod lane;
 mod lease;
+mod pace;
 mod queue;
 mod ready;
 mod relay;
 mod stream;
+mod turns;
 mod websocket;
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ use tokio::sync::oneshot;
 use self::blocks::Blocks;
 use self::ready::Ready;
 use self::relay::Socket;
+use self::turns::Turns;
 
 pub use self::clock::{BootClock, SystemBootClock, TokioClock};
 pub use self::lane::{LaneEnd, ProtocolError, websocket_config};
@@ -132,7 +135,7 @@ impl Tunnel {
                 lane: LaneState::default(),
                 streams: StreamsById::default(),
                 due: VecDeque::new(),
-                sources: VecDeque::new(),
+                sources: Turns::default(),
                 blocks: Blocks::default(),
                 wakes: Vec::new(),
                 incoming: VecDeque::new(),
@@ -285,8 +288,8 @@ struct State {
     streams: StreamsById<Slot>,
     /// Joined streams that may have something for their sockets; each at most once.
     due: VecDeque<StreamId>,
-    /// Joined streams whose sockets may have something for the tunnel; each at most once, in turn.
-    sources: VecDeque<StreamId>,
+    /// Joined streams whose sockets may have something for the tunnel; each at most once.
+    sources: Turns,
     blocks: Blocks,
     /// Whom to wake when the lock is free again.
     wakes: Vec<Waker>,

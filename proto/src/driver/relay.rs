@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use super::blocks::{BLOCK_BYTES, Blocks, Piece};
 use super::ready::bell;
 use super::stream::TunnelStream;
+use super::turns::Turns;
 use super::{Shared, State, remember};
 use crate::frame::PAYLOAD_MAX_BYTES;
 use crate::mux::{Mux, ReadOutcome, Reset, ResetCode, StreamError, StreamId};
@@ -129,6 +130,8 @@ pub(super) struct Socket {
     due: bool,
     /// Stands in [`State::sources`].
     source: bool,
+    /// Its last read brought all that was asked for.
+    bulk: bool,
     ended: Option<RelayEnded>,
     finished: bool,
 }
@@ -149,6 +152,7 @@ impl Socket {
             told_all: false,
             due: false,
             source: false,
+            bulk: false,
             ended: None,
             finished: false,
         }
@@ -209,12 +213,13 @@ impl Socket {
         }
     }
 
-    /// Socket to tunnel, one read. `Ok(None)`: not now, somebody will say when.
+    /// Socket to tunnel, one read of at most `max` bytes. `Ok(None)`: not now, somebody will say when.
     fn fetch(
         &mut self,
         mux: &mut Mux,
         id: StreamId,
         blocks: &mut Blocks,
+        max: usize,
         cx: &mut Context<'_>,
     ) -> Result<Option<usize>, RelayEnded> {
         if self.said_all {
@@ -222,7 +227,8 @@ impl Socket {
         }
         // When it breaks, the other direction still hands over what had arrived and then ends both.
         let Ok(room @ 1..) = mux.writable(id) else { return Ok(None) };
-        let mut block = ReadBuf::new(&mut blocks.block()[..room.min(BLOCK_BYTES)]);
+        let wanted = room.min(max).min(BLOCK_BYTES);
+        let mut block = ReadBuf::new(&mut blocks.block()[..wanted]);
         if Pin::new(&mut self.tcp).poll_read(cx, &mut block).map_err(RelayEnded::Socket)?.is_pending() {
             return Ok(None);
         }
@@ -232,6 +238,7 @@ impl Socket {
             mux.finish(id)?;
             return Ok(None);
         }
+        self.bulk = len == wanted;
         let taken = match blocks.take(len) {
             Piece::Whole(mut bytes) => mux.write_bytes(id, &mut bytes)?,
             Piece::Little(bytes) => mux.write(id, bytes)?,
@@ -275,7 +282,7 @@ impl State {
     /// The lane is gone: each relay looks after its own socket.
     pub(super) fn hand_back(&mut self) {
         self.due = VecDeque::new();
-        self.sources = VecDeque::new();
+        self.sources = Turns::default();
         for socket in self.streams.values_mut().filter_map(|slot| slot.socket.as_mut()) {
             (socket.due, socket.source) = (false, false);
             self.wakes.extend(socket.relay.take());
@@ -324,12 +331,12 @@ impl State {
                 }
             }
             if alone {
-                while let Some(fetched) = socket.fetch(mux, id, blocks, cx)? {
+                while let Some(fetched) = socket.fetch(mux, id, blocks, BLOCK_BYTES, cx)? {
                     moved += fetched;
                 }
             } else if !socket.source && !socket.said_all {
                 socket.source = true;
-                sources.push_back(id);
+                sources.push(id, socket.bulk);
             }
             Ok(())
         });
@@ -340,10 +347,11 @@ impl State {
         moved
     }
 
-    /// Reads the next socket that may have something for the tunnel, once. `None`: there is no such socket.
-    pub(super) fn fetch_next(&mut self) -> Option<usize> {
+    /// Reads the next socket that may have something for the tunnel, once, `max` bytes at most. `None`: there is no such
+    /// socket.
+    pub(super) fn fetch_next(&mut self, max: usize) -> Option<usize> {
         let State { mux, streams, blocks, sources, wakes, .. } = self;
-        let id = sources.pop_front()?;
+        let id = sources.pop()?;
         let Some(socket) = streams.get_mut(&id).and_then(|slot| slot.socket.as_mut()) else { return Some(0) };
         socket.source = false;
         if socket.ended.is_some() {
@@ -351,11 +359,11 @@ impl State {
         }
         let bell = socket.bell.clone();
         let mut cx = Context::from_waker(&bell);
-        let fetched = socket.fetch(mux, id, blocks, &mut cx);
+        let fetched = socket.fetch(mux, id, blocks, max, &mut cx);
         // Back into the row, unless the socket is empty: then its bell rings when it is not.
         if matches!(fetched, Ok(Some(_))) && socket.tcp.poll_read_ready(&mut cx).is_ready() {
             socket.source = true;
-            sources.push_back(id);
+            sources.push(id, socket.bulk);
         }
         let len = fetched.as_ref().ok().copied().flatten().unwrap_or(0);
         socket.settle(mux, id, fetched.map(|_| ()), wakes);

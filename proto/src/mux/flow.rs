@@ -158,6 +158,29 @@ impl Receiving {
     }
 }
 
+/// The line's round trip without what waits on it: the shortest of the last few. Not of all there ever were, because the
+/// way between two hosts changes, and a line that has become longer needs larger windows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RecentRoundTrips {
+    last: [Option<Duration>; RECENT_ROUND_TRIPS],
+    next: usize,
+}
+
+/// With a ping every five seconds, those of the last minute.
+const RECENT_ROUND_TRIPS: usize = 12;
+
+impl RecentRoundTrips {
+    pub(super) fn add(&mut self, round_trip: Duration) {
+        self.last[self.next] = Some(round_trip);
+        self.next = (self.next + 1) % RECENT_ROUND_TRIPS;
+    }
+
+    /// Zero before the first: then no window grows.
+    pub(super) fn shortest(&self) -> Duration {
+        self.last.iter().flatten().min().copied().unwrap_or_default()
+    }
+}
+
 /// What a new stream is granted: the whole first window while streams are few, less when they are many, so that
 /// thousands of idle ones cannot hold all there is. Those that are used are given more by [`refill_grant`].
 pub(super) fn first_grant(window: u64, tunnel_window: u64, streams: usize) -> u64 {
@@ -210,6 +233,20 @@ mod tests {
         assert_eq!(flow.refill(1000), None);
         flow.consume(1);
         assert_eq!(flow.refill(1000), Some(1250));
+    }
+
+    #[test]
+    fn a_line_that_has_become_longer_is_known_to_be_after_a_while() {
+        let mut recent = RecentRoundTrips::default();
+        assert_eq!(recent.shortest(), Duration::ZERO);
+        let ms = Duration::from_millis;
+        recent.add(ms(1));
+        for _ in 1..RECENT_ROUND_TRIPS {
+            recent.add(ms(80));
+            assert_eq!(recent.shortest(), ms(1), "what waits on the line is not its length");
+        }
+        recent.add(ms(80));
+        assert_eq!(recent.shortest(), ms(80));
     }
 
     #[test]

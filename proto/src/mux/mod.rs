@@ -53,7 +53,7 @@ pub use crate::frame::{Open, Reset, ResetCode, StreamId, Transport};
 
 use self::budget::Budget;
 use self::by_id::ById;
-use self::flow::{Receiving, Sending};
+use self::flow::{Receiving, RecentRoundTrips, Sending};
 use self::resume::{Inbox, Outbox};
 use self::schedule::Schedule;
 use self::stream::{Fin, Opening, Stream};
@@ -131,6 +131,8 @@ pub enum StreamError {
 pub struct Mux {
     side: Side,
     limits: Limits,
+    /// The largest DATA payload at the moment.
+    frame_bytes: usize,
     link: Link,
     /// Boxed, because a map's empty places cost as much as its full ones.
     streams: ById<Box<Stream>>,
@@ -183,7 +185,7 @@ struct Pings {
     pong_owed: Option<u64>,
     last_sent_at: Option<Instant>,
     round_trip: Option<Duration>,
-    shortest: Option<Duration>,
+    recent: RecentRoundTrips,
 }
 
 #[derive(Clone, Debug)]
@@ -205,6 +207,7 @@ impl Mux {
         let limits = limits.checked();
         Mux {
             side,
+            frame_bytes: limits.frame_bytes,
             link: Link::Attached,
             streams: ById::default(),
             last_ours: None,
@@ -228,6 +231,11 @@ impl Mux {
             },
             limits,
         }
+    }
+
+    /// From now on DATA frames have so many bytes at most, within what [`Limits`] allow.
+    pub fn set_frame_bytes(&mut self, bytes: usize) {
+        self.frame_bytes = bytes.clamp(1, self.limits.frame_bytes);
     }
 
     // ---- the tunnel as a whole; what its owner does with streams is in `own` ----

@@ -117,7 +117,7 @@ impl Mux {
         if bytes.is_empty() && !fin {
             self.spend_idle("DATA", now)?;
         }
-        let shortest = self.pings.shortest.unwrap_or_default();
+        let shortest = self.pings.recent.shortest();
         let window_max = self.limits.stream_window_max_bytes;
         let Some(stream) = self.known(id, "DATA")? else {
             self.consume_from_tunnel(len); // nobody will read it, but the tunnel's credit goes on
@@ -215,7 +215,7 @@ impl Mux {
         let Some(at) = asked_at else { return self.spend_idle("PONG", now) };
         let round_trip = now.saturating_duration_since(at);
         self.pings.round_trip = Some(round_trip);
-        self.pings.shortest = Some(self.pings.shortest.map_or(round_trip, |before| before.min(round_trip)));
+        self.pings.recent.add(round_trip);
         self.events.push_back(MuxEvent::Pong { nonce, round_trip });
         Ok(())
     }

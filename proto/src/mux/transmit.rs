@@ -109,7 +109,7 @@ impl Mux {
                 self.schedule.data.push_front(id);
                 return None;
             }
-            let bytes = stream.out.unsent.pop(self.limits.frame_bytes.min(credit));
+            let bytes = stream.out.unsent.pop(self.frame_bytes.min(credit));
             let len = bytes.len();
             stream.out.flow.sent += len as u64;
             let fin = stream.out.fin == Fin::Queued && stream.out.unsent.is_empty();
