@@ -113,6 +113,10 @@ pub(super) const MESSAGE_MAX_BYTES: usize = COALESCE_BYTES + HEADER_BYTES + PAYL
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// What one turn may move before others get theirs: whole cooperative budgets cost tens of milliseconds of latency.
 const TURN_BYTES: usize = 256 * 1024;
+/// A new websocket begins with a few pings close together: windows follow the shortest round trip, and a single one may
+/// have found a busy processor instead of the line.
+const EARLY_PINGS: u32 = 4;
+const EARLY_PING_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a close frame may take to be answered.
 const CLOSING: Duration = Duration::from_secs(2);
 const WEBSOCKET_PINGS_PER_SECOND: u32 = 50;
@@ -132,6 +136,7 @@ where
         websocket,
         flushing: false,
         next_ping: Instant::now(),
+        early_pings: EARLY_PINGS,
         sleep,
         rung: Vec::new(),
         pings: RateBudget::new(WEBSOCKET_PINGS_PER_SECOND, WEBSOCKET_PINGS_PER_SECOND),
@@ -223,6 +228,8 @@ struct Lane<'a, S> {
     websocket: WebSocket<S>,
     flushing: bool,
     next_ping: Instant,
+    /// So many come soon after each other yet.
+    early_pings: u32,
     sleep: Pin<&'a mut Sleep>,
     /// Streams whose sockets became ready, on their way into the queue.
     rung: Vec<StreamId>,
@@ -304,7 +311,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         let now = Instant::now();
         let ping = now >= self.next_ping;
         if ping {
-            self.next_ping = now + self.shared.config.ping_interval;
+            let interval = self.shared.config.ping_interval;
+            self.next_ping =
+                now + if self.early_pings > 0 { interval.min(EARLY_PING_INTERVAL) } else { interval };
+            self.early_pings = self.early_pings.saturating_sub(1);
         }
         let boot_now = self.shared.config.clock.now();
         self.shared.with_from_lane(|state| {

@@ -143,20 +143,25 @@ impl Receiving {
         self.limit = self.limit.max(self.consumed.saturating_add(grant));
     }
 
-    /// Doubles the window when a whole one was used up in less than two of the shortest round trips: then the
-    /// window, not the line, is what limits the sender.
+    /// Doubles the window when a whole one was used up in less than so many of the shortest round trips: then the
+    /// window, not the line, is what limits the sender. Two; on a long line four, because there packets get lost, and each
+    /// holds up all behind it for another one or two.
     pub(super) fn measure(&mut self, bytes: u64, shortest_round_trip: Duration, max: u64, now: Instant) {
         let since = *self.measured.since.get_or_insert(now);
         self.measured.bytes += bytes;
         if self.measured.bytes < self.window {
             return;
         }
-        if now.saturating_duration_since(since) < shortest_round_trip * 2 {
+        let round_trips = if shortest_round_trip < LONG_ROUND_TRIP { 2 } else { 4 };
+        if now.saturating_duration_since(since) < shortest_round_trip * round_trips {
             self.window = self.window.saturating_mul(2).min(max).max(self.window);
         }
         self.measured = Measured { since: Some(now), bytes: 0 };
     }
 }
+
+/// What a line within one building stays below.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// The line's round trip without what waits on it: the shortest of the last few. Not of all there ever were, because the
 /// way between two hosts changes, and a line that has become longer needs larger windows.
@@ -233,6 +238,18 @@ mod tests {
         assert_eq!(flow.refill(1000), None);
         flow.consume(1);
         assert_eq!(flow.refill(1000), Some(1250));
+    }
+
+    #[test]
+    fn on_a_long_line_a_window_grows_although_packets_get_lost() {
+        let start = Instant::now();
+        let round_trip = Duration::from_millis(80);
+        let mut flow = Receiving::new(1000, 1000);
+        flow.measure(1, round_trip, 8000, start);
+        flow.measure(1000, round_trip, 8000, start + round_trip * 3);
+        assert_eq!(flow.window(), 2000);
+        flow.measure(2000, round_trip, 8000, start + round_trip * 7);
+        assert_eq!(flow.window(), 2000, "four round trips: the line is the limit");
     }
 
     #[test]
