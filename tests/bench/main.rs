@@ -16,6 +16,7 @@ mod bare;
 mod bulk;
 mod crowd;
 mod failover;
+mod fair;
 mod figure;
 mod idle;
 mod latency;
@@ -46,7 +47,7 @@ use crate::stage::Beside;
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How often each measurement is repeated [default: failover 50, alerts and pages 20, crowd 1, others 3]
+    /// How often each measurement is repeated [default: failover 50, alerts and pages 20, crowd and fair 1, others 3]
     #[arg(long, global = true)]
     rounds: Option<NonZeroUsize>,
     /// Leave the programs out: measure the tunnel with nothing around it, and the limits
@@ -91,7 +92,7 @@ enum What {
     /// Memory of a stream that nobody uses
     Crowd {
         /// How many are open
-        #[arg(long, default_value_t = STREAMS)]
+        #[arg(long, default_value_t = CROWDS[0])]
         streams: usize,
     },
     /// Every page and list of the administration with a large stock of records, and central's memory
@@ -100,14 +101,23 @@ enum What {
         #[arg(long, default_value_t = pages::PROCESS_SERVERS)]
         process_servers: usize,
     },
+    /// Thousands of busy streams, and some that nobody reads
+    Fair {
+        /// How many are busy
+        #[arg(long, default_value_t = fair::STREAMS)]
+        streams: usize,
+        /// For how long
+        #[arg(long, default_value_t = fair::SECONDS)]
+        seconds: u64,
+    },
     /// Longer, slower and lossy lines between central and agent, beside the TLS relay. Takes root
     Line,
     /// Everything above but the lines
     All,
 }
 
-/// Idle streams, where nothing else is said.
-const STREAMS: usize = 5_000;
+/// Idle streams, where nothing else is said; `all` takes each.
+const CROWDS: [usize; 2] = [5_000, 50_000];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -128,6 +138,7 @@ impl What {
             Self::Latency => latency::measure(or(3), beside, only).await,
             Self::Crowd { streams } => crowd::measure(or(1), streams, beside.bare).await,
             Self::Pages { process_servers } => pages::measure(or(pages::ROUNDS), process_servers).await,
+            Self::Fair { streams, seconds } => fair::measure(or(1), beside, streams, seconds).await,
             Self::Line => unreachable!("its hosts are made before the runtime, and so is it measured"),
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
@@ -135,7 +146,10 @@ impl What {
                 all.extend(idle::measure(or(3)).await);
                 all.extend(throughput::measure(or(3), beside, throughput::TOTAL_MIB, only).await);
                 all.extend(latency::measure(or(3), beside, only).await);
-                all.extend(crowd::measure(or(1), STREAMS, beside.bare).await);
+                for streams in CROWDS {
+                    all.extend(crowd::measure(or(1), streams, beside.bare).await);
+                }
+                all.extend(fair::measure(or(1), beside, fair::STREAMS, fair::SECONDS).await);
                 all.extend(pages::measure(or(pages::ROUNDS), pages::PROCESS_SERVERS).await);
                 all
             }

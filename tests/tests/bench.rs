@@ -1,7 +1,7 @@
 //! The bench runs and says what it promises. How fast it found anything is not judged here.
 #![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -65,9 +65,41 @@ fn an_alerts_way_to_its_receiver_is_measured_for_downs_and_for_ups() {
     }
 }
 
+#[test]
+fn small_requests_alone_are_timed_beside_the_relays_and_peers_that_are_missing_are_named() {
+    let output = bench(&["latency", "--bare", "--peers", "--rounds", "1", "--only", "128 B, 1 connection"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    let absent = report["absent"].as_array().map_or(0, Vec::len);
+    let peers = ["stunnel", "haproxy", "ssh -R", "rathole"];
+    let measured = peers.iter().filter(|peer| {
+        figures.iter().any(|figure| figure["name"].as_str().unwrap().contains(&format!("p50, {peer}")))
+    });
+    assert_eq!(measured.count() + absent, peers.len(), "{report}");
+    for what in ["p50, tunnel alone", "p99, TLS relay", "rate, plain relay", "p50, gateway to TLS relay"] {
+        let name = format!("128 B, 1 connection, {what}");
+        let found = figures.iter().find(|figure| figure["name"] == *name);
+        assert!(found.unwrap()["median"].as_f64().unwrap() > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn busy_and_unread_streams_are_looked_at() {
+    let figures = measured(&["fair", "--bare", "--rounds", "1", "--streams", "20", "--seconds", "1"]);
+    let slowest = &figures[0];
+    assert_eq!(slowest["name"], "20 busy streams, slowest to mean, tunnel alone");
+    let slowest = slowest["median"].as_f64().unwrap();
+    assert!(slowest > 0.0 && slowest <= 1.0, "{figures:?}");
+}
+
 fn measured(args: &[&str]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
-    assert!(output.status.success(), "{}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    let output = bench(args);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     report["figures"].as_array().unwrap().clone()
+}
+
+fn bench(args: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    output
 }
