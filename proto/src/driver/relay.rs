@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use super::blocks::{BLOCK_BYTES, Blocks, Piece};
 use super::ready::bell;
 use super::stream::TunnelStream;
-use super::turns::Turns;
+use super::turns::{LITTLE_BYTES, Turns};
 use super::{Shared, State, remember};
 use crate::frame::PAYLOAD_MAX_BYTES;
 use crate::mux::{Mux, ReadOutcome, Reset, ResetCode, StreamError, StreamId};
@@ -130,7 +130,7 @@ pub(super) struct Socket {
     due: bool,
     /// Stands in [`State::sources`].
     source: bool,
-    /// Its last read brought all that was asked for.
+    /// Its last read brought more than a little.
     bulk: bool,
     ended: Option<RelayEnded>,
     finished: bool,
@@ -238,7 +238,7 @@ impl Socket {
             mux.finish(id)?;
             return Ok(None);
         }
-        self.bulk = len == wanted;
+        self.bulk = len > LITTLE_BYTES;
         let taken = match blocks.take(len) {
             Piece::Whole(mut bytes) => mux.write_bytes(id, &mut bytes)?,
             Piece::Little(bytes) => mux.write(id, bytes)?,

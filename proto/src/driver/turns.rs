@@ -1,13 +1,15 @@
 //! Whose socket is read next.
 //!
-//! Sockets that give little go before those that give all that is taken: a small request waits for the piece under way,
-//! not for a piece of every bulk stream. Within each kind sockets take turns, and after [`LITTLE_IN_A_ROW`] of the first
-//! comes one of the second, so that any number of small ones never shuts bulk out.
+//! Sockets that give little go before those that give much: a small request waits for the piece under way, not for a
+//! piece of every bulk stream. Within each kind sockets take turns, and after [`LITTLE_IN_A_ROW`] of the first comes one
+//! of the second: all of them together are less than its piece, so that any number of small ones takes less than half.
 
 use std::collections::VecDeque;
 
 use crate::mux::StreamId;
 
+/// What a small request or answer has at most.
+pub(super) const LITTLE_BYTES: usize = 4 * 1024;
 /// So many sockets that give little are read before one of the others.
 const LITTLE_IN_A_ROW: u32 = 8;
 
