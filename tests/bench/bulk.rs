@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// What both sides write at once and the most they read at once: large, so that neither is the
 /// bottleneck; the same on every path, so that comparing paths is fair.
-pub(crate) const PIECE_BYTES: usize = 128 * 1024;
+const PIECE_BYTES: usize = 128 * 1024;
 /// A prime, so that no piece, frame or record repeats the one before it.
 const PATTERN_BYTES: usize = 251 * 1021;
 const DONE_WITHIN: Duration = Duration::from_secs(300);

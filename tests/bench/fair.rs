@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ask::ask;
-use crate::bulk::{PIECE_BYTES, request};
+use crate::bulk::request;
 use crate::figure::{Figure, Statistic, Unit};
 use crate::stage::{Beside, Stage};
 use crate::usage::memory;
@@ -24,6 +24,7 @@ pub(crate) const SECONDS: u64 = 10;
 const UNREAD: usize = 20;
 /// From the first unread byte to the look at /proc: everything that fills up is full by then.
 const QUIET: Duration = Duration::from_secs(2);
+const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 const ASKING: Duration = Duration::from_millis(1500);
 
 /// The slowest of many busy streams beside their mean, and what streams that nobody reads cost.
@@ -39,10 +40,11 @@ pub(crate) async fn measure(rounds: usize, beside: Beside, streams: usize, secon
     for round in 1..=rounds {
         let mut told = String::new();
         for (way, samples) in stage.ways.iter().zip(&mut samples) {
+            // Before the crowd, which leaves memory behind that could be used again.
+            let [grown_mib, harm] = unread(way.addr, &way.pids).await;
             let each = busy(way.addr, streams, Duration::from_secs(seconds)).await;
             let mean = each.iter().sum::<u64>() as f64 / streams as f64;
             let slowest = each.iter().min().copied().unwrap_or(0) as f64 / mean;
-            let [grown_mib, harm] = unread(way.addr, &way.pids).await;
             told += &format!(
                 ", {} slowest {slowest:.2} of the mean, {grown_mib:.1} MiB for {UNREAD} unread, questions then take {harm:.2}",
                 way.name
@@ -75,7 +77,7 @@ async fn busy(addr: SocketAddr, streams: usize, long: Duration) -> Vec<u64> {
         let all_began = all_began.clone();
         running.spawn(async move {
             let mut stream = endless(addr).await?;
-            let mut piece = vec![0; PIECE_BYTES];
+            let mut piece = vec![0; RECEIVE_BUFFER_BYTES as usize];
             stream.read_exact(&mut piece[..1]).await?;
             all_began.wait().await;
             let until = Instant::now() + long;
@@ -108,9 +110,12 @@ async fn unread(addr: SocketAddr, pids: &[u32]) -> [f64; 2] {
     [grown, beside.p50_us / alone.p50_us]
 }
 
-/// A connection over which bytes come for as long as they are taken.
+/// A connection over which bytes come for as long as they are taken. The kernel holds little of it, the same for each:
+/// otherwise it would decide who is slow.
 async fn endless(addr: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(addr).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    let mut stream = socket.connect(addr).await?;
     stream.write_all(&request(b'd', u64::MAX)).await?;
     Ok(stream)
 }
