@@ -128,6 +128,8 @@ fn draw(dice: &mut Dice, agents: &[HostId]) -> Fault {
         71..=73 => Fault::Narrow(one, two, 32_000),
         74..=78 => Fault::Reset(one, two),
         79..=82 => Fault::Forget(one, two),
+        // Between an agent and its destination nobody could tell.
+        83..=84 if two == SITE => Fault::Spoil(agent, CENTRAL),
         83..=84 => Fault::Spoil(from, to),
         85..=87 => {
             Fault::SlowDisk(program, dice.between(Duration::from_millis(20), Duration::from_millis(800)))

@@ -8,8 +8,6 @@ pub enum Mutant {
     LeaseForgetsSleep,
     /// The clock of an agent's lease never moves: it never thinks itself cut off.
     LeaseNeverEnds,
-    /// What is synced is not on the disk: a vote is told before it is kept.
-    SyncKeepsNothing,
     /// A socket that should be reset is closed: FIN for RST.
     FinForReset,
     /// A piece between agent and destination gets lost.
@@ -23,10 +21,9 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::LeaseForgetsSleep,
         Self::LeaseNeverEnds,
-        Self::SyncKeepsNothing,
         Self::FinForReset,
         Self::PieceLost,
         Self::PieceDoubled,

@@ -97,7 +97,7 @@ impl World {
                 timer: None,
                 slept: 0,
                 wall_off: 0,
-                disk: kernel::watch_disk(&folder, mutant == Some(Mutant::SyncKeepsNothing)),
+                disk: kernel::watch_disk(&folder),
                 folder,
                 lives: 0,
                 sync: Arc::new((SYNC.as_nanos() as u64).into()),
@@ -193,7 +193,7 @@ impl World {
         kernel::forget_disk(&before);
         let _ = std::fs::remove_dir_all(&before);
         let host = &mut self.hosts[id];
-        host.disk = kernel::watch_disk(&after, self.mutant == Some(Mutant::SyncKeepsNothing));
+        host.disk = kernel::watch_disk(&after);
         host.folder = after;
         host.state = State::Off;
         host.timer = None;
