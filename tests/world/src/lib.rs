@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Nothing in the programs knows of it: the world stands where libc stands, in this test's executable alone. One
-//! history runs on one thread, one host at a time, from event to event; the same seed gives the same history.
+//! history runs on one thread, one host at a time, from event to event; the same seed gives the same faults, and but for
+//! sled's own threads the same history.
 //! For Linux with glibc; elsewhere this crate is empty.
 #![cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
