@@ -70,7 +70,7 @@ impl Keeper {
         let configured = self.configured();
         let live = self.session.as_ref().filter(|session| session.live().is_some());
         let group_exists = self.record.group.is_some();
-        let candidates = self
+        let mut candidates: Vec<_> = self
             .servers
             .values()
             .filter(|server| server.candidate)
@@ -87,6 +87,8 @@ impl Keeper {
                 }
             })
             .collect();
+        // Agents' ids are random, and people compare one look with the last.
+        candidates.sort_by(|one, other| one.name.cmp(&other.name));
         let connected = self.environment.registry.links().into_iter().map(|link| {
             let view = ConnectedView {
                 boot: link.boot,
