@@ -51,6 +51,8 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("failover", "Another candidate carries the traffic"),
     ("tolerance_lost", "It works, and the next loss stops it from moving"),
     ("candidate_silent", "A candidate has been away for 5 minutes"),
+    ("certificate_expiring", "A candidate's certificate is about to end and was not renewed"),
+    ("destination_unreachable", "A test found a destination that no candidate reaches any more"),
     ("deliveries_failing", "Another endpoint cannot be reached"),
 ];
 
@@ -68,6 +70,8 @@ pub(super) fn kind_words(name: &str) -> &str {
         "failover" => "failover",
         "tolerance_lost" => "tolerance lost",
         "candidate_silent" => "candidate silent",
+        "certificate_expiring" => "certificate expiring",
+        "destination_unreachable" => "destination unreachable",
         "deliveries_failing" => "deliveries failing",
         other => other,
     }
@@ -190,6 +194,15 @@ mod tests {
         let endpoint = endpoint(&form, Some(&known)).unwrap();
         assert_eq!(endpoint["headers"], json!({"X-Team": "night"}));
         assert_eq!((&endpoint["url"], &endpoint["secret"]), (&json!("https://y"), &json!("***")));
+    }
+
+    #[test]
+    fn every_kind_that_is_told_beside_down_and_up_can_be_ticked() {
+        let mut offered: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).chain(["down", "up"]).collect();
+        let mut told: Vec<_> = alerting::Kind::ALL.iter().map(|kind| kind.name()).collect();
+        offered.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(offered, told);
     }
 
     #[test]
