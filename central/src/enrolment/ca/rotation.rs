@@ -105,8 +105,8 @@ impl fmt::Display for Standing {
             writeln!(f, "Beside it    {name}, whose certificates count until {}", rfc3339(*until))?;
         }
         match self.followed.as_slice() {
-            [] => writeln!(f, "Followed     nobody"),
-            followed => writeln!(f, "Followed     {}", followed.join(", ")),
+            [] => writeln!(f, "Follows      nobody"),
+            followed => writeln!(f, "Follows      {}", followed.join(", ")),
         }
     }
 }
