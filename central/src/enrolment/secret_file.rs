@@ -45,7 +45,7 @@ pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whoever owned the file before owns it after: root may do on a host what a service's own user has to read.
+/// Whoever owned the file before owns it after, if that is ours to say: root may do on a host what a service's own user has to read.
 fn replace(path: &Path, content: &[u8], dress: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -56,7 +56,11 @@ fn replace(path: &Path, content: &[u8], dress: impl FnOnce(&File) -> io::Result<
         use std::os::unix::fs::{MetadataExt, fchown};
         let mine = file.as_file().metadata()?;
         if (mine.uid(), mine.gid()) != (before.uid(), before.gid()) {
-            fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
+            // Only root may give a file away; anybody else owns what they write.
+            match fchown(file.as_file(), Some(before.uid()), Some(before.gid())) {
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
         }
     }
     file.as_file().sync_all()?;
