@@ -5,8 +5,9 @@
 //! ```
 //!
 //! sled's own `flush` does not reach the disk on Linux (it ends in `sync_file_range`), its
-//! snapshot files can keep it from opening, and damage at the tail of its file silently costs the
-//! newest records. This crate closes the three gaps and decides nothing else:
+//! snapshot files can keep it from opening, what it writes beside its log (`conf`, large values) is never
+//! synced, and damage at the tail of its file silently costs the newest records. This crate closes these gaps
+//! and decides nothing else:
 //!
 //! * [`Durable`]: nothing is acknowledged before our own `fdatasync`; the first error is final.
 //! * [`Durable::open`]: repairs what may be repaired, and says clearly what may not.
@@ -16,6 +17,7 @@
 //!
 //! Raft, stores and their meaning live elsewhere; this room only keeps bytes.
 
+mod blobs;
 mod guard;
 mod open;
 pub mod record;

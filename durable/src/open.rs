@@ -1,13 +1,15 @@
 //! Opens a database, repairing what a crash may leave behind, and says clearly what it cannot.
 //!
 //! ```text
-//!   remove snap.*.generating ──► open ──► read everything ──► fsync file, directory, parent
-//!                                 │ damaged: move snap.* aside, once more ──► Damaged
-//!                                 │ locked: again for 2 s ──► InUse
+//!   remove snap.*.generating ──► mend conf ──► open ──► read everything ──► fsync files, directory, parent
+//!                                               │ damaged: move snap.* aside, once more ──► Damaged
+//!                                               │ locked: again for 2 s ──► InUse
 //! ```
 //!
 //! sled's `snap.*` files are a cache of what the log holds; an empty or partial one makes it
-//! refuse to open for ever, and without it the database opens with all of its data.
+//! refuse to open for ever, and without it the database opens with all of its data. Its `conf` is written once and
+//! never synced: a loss of power soon after left a part of it, and the same refusal. It holds parameters that are the
+//! same in all our databases, so it is written anew.
 
 use std::{
     fs, io,
@@ -16,6 +18,8 @@ use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use crate::blobs::Blobs;
 
 /// How long another holder of the lock may take to let go. sled releases it asynchronously,
 /// so our own process' last handle may be the holder.
@@ -47,6 +51,7 @@ pub(crate) fn open(path: &Path) -> Result<sled::Db, OpenError> {
     let io = |source| OpenError::Io { path: path.to_path_buf(), source };
     fs::create_dir_all(path).map_err(io)?;
     remove_unfinished_snapshots(path).map_err(io)?;
+    mend_conf(path)?;
     let db = match open_patiently(path)? {
         Ok(db) => db,
         Err(reason) => {
@@ -55,7 +60,9 @@ pub(crate) fn open(path: &Path) -> Result<sled::Db, OpenError> {
             open_patiently(path)?.map_err(|reason| OpenError::Damaged { path: path.to_path_buf(), reason })?
         }
     };
+    sync_file(&path.join("conf")).map_err(io)?;
     sync_file(&path.join("db")).map_err(io)?;
+    Blobs::of(path).sync().map_err(io)?;
     sync_dir(path).map_err(io)?;
     sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(io)?;
     Ok(db)
@@ -87,18 +94,53 @@ fn open_patiently(path: &Path) -> Result<Result<sled::Db, String>, OpenError> {
 /// Opens and reads every record once, so that damage in the middle shows now and not as a
 /// panic while serving.
 fn open_and_read(path: &Path) -> sled::Result<sled::Db> {
-    let db = sled::Config::new()
-        .path(path)
-        .flush_every_ms(None)
-        .mode(sled::Mode::LowSpace)
-        .cache_capacity(CACHE_BYTES)
-        .open()?;
+    let db = config(path).open()?;
     for name in db.tree_names() {
         for record in &db.open_tree(name)? {
             record?;
         }
     }
     Ok(db)
+}
+
+fn config(path: &Path) -> sled::Config {
+    sled::Config::new().path(path).flush_every_ms(None).mode(sled::Mode::LowSpace).cache_capacity(CACHE_BYTES)
+}
+
+/// Writes a torn `conf` anew, as an empty database next to it gets it.
+fn mend_conf(path: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.to_path_buf(), source };
+    let conf = path.join("conf");
+    match fs::read(&conf) {
+        Ok(bytes) if is_whole(&bytes) => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    }
+    tracing::warn!(path = %conf.display(), "A part of the database's parameters was lost with the power; writing them anew");
+    let model = path.join("conf.model");
+    remove_dir_if_there(&model).map_err(io)?;
+    let damaged =
+        |error: sled::Error| OpenError::Damaged { path: path.to_path_buf(), reason: error.to_string() };
+    drop(config(&model).open().map_err(damaged)?);
+    let new = path.join("conf.new");
+    fs::copy(model.join("conf"), &new).map_err(io)?;
+    sync_file(&new).map_err(io)?;
+    fs::rename(&new, &conf).map_err(io)?;
+    remove_dir_if_there(&model).map_err(io)
+}
+
+/// sled's own checksum: CRC32 of what comes before, at the end, little-endian.
+fn is_whole(conf: &[u8]) -> bool {
+    let Some((parameters, crc)) = conf.split_last_chunk::<4>() else { return false };
+    !parameters.is_empty() && u32::from_le_bytes(*crc) == crc32fast::hash(parameters)
+}
+
+fn remove_dir_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn is_lock(error: &io::Error) -> bool {
@@ -211,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn torn_parameters_cost_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path());
+        let conf = dir.path().join("conf");
+        let whole = fs::read(&conf).unwrap();
+        for bytes in 0..=whole.len() {
+            fs::write(&conf, &whole[..bytes]).unwrap();
+            let db = open(dir.path()).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
+            assert_eq!(db.get("k").unwrap().unwrap(), "v", "{bytes} bytes");
+            drop(db);
+            assert_eq!(fs::read(&conf).unwrap(), whole);
+            assert!(!dir.path().join("conf.model").exists());
+        }
+    }
+
+    #[test]
     fn a_database_in_use_is_named_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let holder = open(dir.path()).unwrap();
@@ -225,7 +283,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raft");
         written(&path);
-        fs::write(path.join("conf"), b"this is no configuration of a database").unwrap();
+        // With a checksum that holds, so it is not a torn one.
+        let foreign = b"this is no configuration of a database";
+        let crc = crc32fast::hash(foreign).to_le_bytes();
+        fs::write(path.join("conf"), [&foreign[..], &crc].concat()).unwrap();
         let refused = open(&path);
         assert!(matches!(refused, Err(OpenError::Damaged { .. })), "{refused:?}");
         let aside = quarantine(&path).unwrap();

@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     Guard,
+    blobs::Blobs,
     open::{OpenError, open},
     runner::Jobs,
 };
@@ -85,7 +86,8 @@ impl Durable {
         let io = |source| OpenError::Io { path: path.clone(), source };
         let file = File::options().read(true).write(true).open(path.join("db")).map_err(io)?;
         let (report, failed) = watch::channel(None);
-        let jobs = Jobs::start(Writer { db: db.clone(), file, report }).map_err(io)?;
+        let jobs =
+            Jobs::start(Writer { db: db.clone(), file, blobs: Blobs::of(&path), report }).map_err(io)?;
         Ok(Self { inner: Arc::new(Inner { path, db, jobs, failed }) })
     }
 
@@ -181,6 +183,7 @@ fn stopped() -> io::Error {
 pub(crate) struct Writer {
     db: sled::Db,
     file: File,
+    blobs: Blobs,
     report: watch::Sender<Option<Failure>>,
 }
 
@@ -221,6 +224,7 @@ impl Writer {
         // sled panics on some I/O errors; that is a failed disk like any other.
         let attempt = catch_unwind(AssertUnwindSafe(|| {
             self.db.flush().map_err(io::Error::from)?;
+            self.blobs.sync()?; // before the log that points to them
             self.file.sync_data()?;
             guards.into_values().try_for_each(|write| write())
         }));

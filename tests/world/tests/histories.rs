@@ -1,7 +1,7 @@
 //! Histories of whole agents and central, each from a seed.
 //!
-//! * `cargo test -p postern-world` plays `WORLD_HISTORIES` of them from `WORLD_SEED` on (default: 500, or
-//!   what `WORLD_SECONDS` hold).
+//! * `cargo test -p postern-world` plays `WORLD_HISTORIES` of them from `WORLD_SEED` on (default: 500 from
+//!   a fresh one, or what `WORLD_SECONDS` hold).
 //! * `SEED=7 cargo test -p postern-world --test histories one_history -- --nocapture` plays one; with
 //!   `RUST_LOG=info` it shows what the programs log, and when.
 #![cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -21,9 +21,6 @@ const ROUNDS: usize = 2;
 /// What a run plays unless it is told otherwise, or as much of it as fits into `SECONDS`.
 const HISTORIES: u64 = 500;
 const SECONDS: u64 = 240;
-/// Where they begin. Fresh seeds find what is not known; this becomes one when seed 400328 is understood
-/// (docs/testing.md), so that a run tells of the change it is for.
-const FIRST: u64 = 300_000;
 /// A bug that was put in is to be noticed within so many histories.
 const MUTANT_HISTORIES: u64 = 40;
 
@@ -32,7 +29,7 @@ fn whatever_goes_wrong_no_rule_is_broken_and_the_gateway_is_back_in_time() {
     let histories = number("WORLD_HISTORIES");
     let limit = if histories.is_some() { u64::MAX } else { number("WORLD_SECONDS").unwrap_or(SECONDS) };
     let histories = histories.unwrap_or(HISTORIES);
-    let first = number("WORLD_SEED").unwrap_or(FIRST);
+    let first = number("WORLD_SEED").unwrap_or_else(fresh);
     println!("WORLD_SEED={first} WORLD_HISTORIES={histories}");
     let began = Instant::now();
     let reports = play_all(first, histories, limit);

@@ -148,3 +148,54 @@ pub(super) fn sync(fd: c_int) -> Option<Result<usize, c_int>> {
     lock(&disk.unsynced).remove(&path);
     Some(Ok(0))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
+
+    use durable::Durable;
+
+    use super::*;
+    use crate::world::copy_folder;
+
+    #[test]
+    fn what_a_database_acknowledged_is_there_after_a_loss_of_power() {
+        for seed in 0..40 {
+            let mut dice = Dice::new(seed);
+            let folder = tempfile::tempdir().unwrap();
+            let (before, after) = (folder.path().join("before"), folder.path().join("after"));
+            let disk = watch_disk(&before);
+            let db = Durable::open(before.join("db")).unwrap();
+            let tree = db.tree("t").unwrap();
+            let mut acknowledged = 0;
+            // None at all, too: then it has to open.
+            for record in 0..dice.below(4) * 8 {
+                tree.insert(record.to_be_bytes(), content(record, &mut dice)).unwrap();
+                if dice.chance(0.3) {
+                    db.sync_blocking().unwrap();
+                    acknowledged = record + 1;
+                }
+            }
+            // What is on its way to the disk when the power goes.
+            tree.flush().unwrap();
+            copy_folder(&before, &after).unwrap();
+            disk.lose_power(&before, &after, &mut dice).unwrap();
+            forget_disk(&before);
+
+            let found = Durable::open(after.join("db"));
+            let tree = found.unwrap_or_else(|error| panic!("seed {seed}: {error}")).tree("t").unwrap();
+            for record in 0..acknowledged {
+                let value = tree.get(record.to_be_bytes()).unwrap();
+                let value =
+                    value.unwrap_or_else(|| panic!("seed {seed}: {record} of {acknowledged} is gone"));
+                assert!(value.iter().all(|byte| *byte == record as u8), "seed {seed}: {record} differs");
+            }
+        }
+    }
+
+    /// Small ones, and some that do not fit into the database's log.
+    fn content(record: u64, dice: &mut Dice) -> Vec<u8> {
+        let bytes = if dice.chance(0.2) { 300_000 } else { dice.below(2000) };
+        vec![record as u8; bytes as usize]
+    }
+}
