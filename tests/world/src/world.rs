@@ -97,7 +97,7 @@ impl World {
                 timer: None,
                 slept: 0,
                 wall_off: 0,
-                disk: kernel::watch_disk(&folder),
+                disk: kernel::watch_disk(&folder)?,
                 folder,
                 lives: 0,
                 sync: Arc::new((SYNC.as_nanos() as u64).into()),
@@ -183,7 +183,7 @@ impl World {
         #[expect(clippy::expect_used, reason = "without room for a copy there is no history")]
         copy_folder(&before, &after).expect("room for a copy of a host's disk");
         if power_lost {
-            let lost = self.hosts[id].disk.lose_power(&before, &after, &mut self.dice);
+            let lost = self.hosts[id].disk.lose_power(&after, &mut self.dice);
             #[expect(clippy::expect_used, reason = "the copy is ours")]
             lost.expect("what was not synced can be taken back");
         }
@@ -193,7 +193,9 @@ impl World {
         kernel::forget_disk(&before);
         let _ = std::fs::remove_dir_all(&before);
         let host = &mut self.hosts[id];
-        host.disk = kernel::watch_disk(&after);
+        #[expect(clippy::expect_used, reason = "without room for a host's disk there is no history")]
+        let disk = kernel::watch_disk(&after).expect("room for a host's disk");
+        host.disk = disk;
         host.folder = after;
         host.state = State::Off;
         host.timer = None;
