@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -16,7 +19,7 @@ use tokio_tungstenite::{
 
 use crate::identity::{
     Identity,
-    central::{ConnectError, connect_central},
+    central::{CentralUrl, ConnectError, connect_central},
 };
 
 /// How long central has to answer the upgrade once TLS stands.
@@ -48,11 +51,25 @@ pub async fn open(
     subprotocol: &'static str,
     config: WebSocketConfig,
 ) -> Result<Socket, OpenError> {
+    let stream = connect_central(&identity.central, identity).await?;
+    upgrade(stream, &identity.central, path, subprotocol, config).await
+}
+
+/// Asks whoever is at the other end of `stream` for a websocket. Cancel-safe as [`open`].
+///
+/// # Errors
+/// [`OpenError::Connect`] never.
+pub async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    central: &CentralUrl,
+    path: &'static str,
+    subprotocol: &'static str,
+    config: WebSocketConfig,
+) -> Result<WebSocketStream<S>, OpenError> {
     let failed = |error| OpenError::Upgrade { path, source: Box::new(error) };
-    let url = format!("wss://{}{path}", identity.central.authority());
+    let url = format!("wss://{}{path}", central.authority());
     let mut request = url.into_client_request().map_err(failed)?;
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
-    let stream = connect_central(&identity.central, identity).await?;
     let upgrade = client_async_with_config(request, stream, Some(config));
     match tokio::time::timeout(UPGRADE_LIMIT, upgrade).await {
         Err(_elapsed) => Err(OpenError::TimedOut { path }),

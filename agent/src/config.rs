@@ -93,7 +93,8 @@ impl Config {
         Self::parse(&text, path, data_dir)
     }
 
-    fn parse(text: &str, path: &Path, data_dir: &Path) -> Result<Self, ConfigError> {
+    /// Checks `text`; `path` is only for messages. Reads the alert endpoints' file, if one is named.
+    pub fn parse(text: &str, path: &Path, data_dir: &Path) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|e| Mistake::in_toml(path, text, &e))?;
         let allow = match (file.allow_list, file.allow) {
             (Some(listed), Some(inline)) => {

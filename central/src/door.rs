@@ -144,12 +144,7 @@ impl Door {
             request.extensions_mut().extend(known.clone());
             hyper::service::Service::call(&router, request)
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -163,6 +158,13 @@ impl Door {
             debug!(%peer, %error, "A connection broke off");
         }
     }
+}
+
+/// How strangers' requests are read: within bounds of size and time.
+pub fn http1() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
+    http1
 }
 
 /// The handshakes under way, oldest first.

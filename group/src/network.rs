@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     members::{Peer, Site},
+    sound::{self, Unsound},
     state::State,
     take_lead,
     types::{CommittedLeader, Meta, Raft, TypeConfig, Vote},
@@ -62,6 +63,9 @@ pub enum ServeError {
     /// The body speaks for another node than the one it came from.
     #[error("node {from} sent a call in the name of node {claims}")]
     Impostor { from: NodeId, claims: NodeId },
+    /// No member in its right mind says this.
+    #[error("node {from} sent a call that makes no sense: {why}")]
+    Unsound { from: NodeId, why: Unsound },
     /// This node's Raft has ended.
     #[error("this node's Raft has stopped")]
     Stopped,
@@ -124,6 +128,19 @@ impl Call {
         };
         Some(speaker)
     }
+
+    /// Whether it makes sense in itself.
+    fn is_sound(&self) -> Result<(), Unsound> {
+        match self {
+            Self::Append(call) => sound::append(call),
+            Self::Vote(call) | Self::PreVote(call) | Self::Muster(call) => {
+                sound::candidate(&call.vote, call.last_log_id.as_ref())
+            }
+            Self::Snapshot { vote, meta, state } => sound::snapshot(vote, meta, state),
+            Self::Transfer(call) => sound::transfer(call.from_leader(), call.last_log_id()),
+            Self::Ping => Ok(()),
+        }
+    }
 }
 
 /// Answers one call of `from`, whose identity the transport has proved.
@@ -142,6 +159,7 @@ pub(crate) async fn serve(
     if let Some(claims) = call.speaker().map(NodeId).filter(|claims| *claims != from) {
         return Err(ServeError::Impostor { from, claims });
     }
+    call.is_sound().map_err(|why| ServeError::Unsound { from, why })?;
     // All of these fail only when Raft itself has stopped.
     let answer = match call {
         Call::Append(call) => raft.append_entries(call).await.map(Answer::Append).ok(),

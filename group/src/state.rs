@@ -75,6 +75,17 @@ impl State {
         outcome
     }
 
+    /// Whether this is what a snapshot with `meta` holds.
+    pub(crate) fn is_of(&self, meta: &Meta) -> bool {
+        let mut positions = self.claims.iter().map(|claim| claim.epoch.claim);
+        self.applied == meta.last_log_id
+            && self.membership == meta.last_membership
+            && self.claims.len() <= CLAIMS_KEPT
+            && positions.clone().is_sorted()
+            && positions.next_back().is_none_or(|newest| newest <= index_of(self.applied))
+            && self.timings.is_none_or(|timings| timings.is_sound())
+    }
+
     fn apply_claim(&mut self, epoch: Epoch, node: u64, boot: BootId) -> Outcome {
         // Judged by the membership at this point of the log, so every node judges alike. The
         // witness carries no traffic, and a node voted out must not come back by an old entry.

@@ -14,6 +14,7 @@ use proto::{
     hello::{ENROLL_PATH, EnrollRequest, Enrolled},
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::CertificateDer;
 
 use super::{
     Identity, IdentityError, Inconsistent,
@@ -140,20 +141,32 @@ pub async fn enroll(enrolment: Enrolment, data_dir: &DataDir) -> Result<Identity
         .await
         .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
 
-    let unfit = |problem: String| EnrollError::Answer { problem };
-    let identity =
-        Identity::from_parts(answer.name, enrolment.central, key, answer.certificate_pem, answer.ca_pem)
-            .map_err(|e| unfit(explain(&e)))?;
-    if !tls::vouched_for(&identity.chain, &pinned) {
-        return Err(unfit(format!("no CA in {} vouches for its certificate", ca_file.display())));
+    let identity = accept(answer, key, enrolment.central, &pinned, ca_file)
+        .map_err(|problem| EnrollError::Answer { problem })?;
+    identity.persist(data_dir).map_err(EnrollError::Persist)?;
+    Ok(identity)
+}
+
+/// Makes an identity of what central answered to a request with `key`, if it is this agent's, and vouched for by the
+/// authorities `pinned` in `ca_file` and by those it came with. Otherwise what is wrong with it.
+pub fn accept(
+    answer: Enrolled,
+    key: KeyPair,
+    central: CentralUrl,
+    pinned: &[CertificateDer<'static>],
+    ca_file: &Path,
+) -> Result<Identity, String> {
+    let identity = Identity::from_parts(answer.name, central, key, answer.certificate_pem, answer.ca_pem)
+        .map_err(|e| explain(&e))?;
+    if !tls::vouched_for(&identity.chain, pinned) {
+        return Err(format!("no CA in {} vouches for its certificate", ca_file.display()));
     }
     if !tls::vouched_for(&identity.chain, &identity.ca) {
-        return Err(unfit("none of its own CAs vouches for its certificate".to_owned()));
+        return Err("none of its own CAs vouches for its certificate".to_owned());
     }
     if (identity.agent, &identity.environment) != (answer.agent, &answer.environment) {
-        return Err(unfit("its certificate names another agent than the answer".to_owned()));
+        return Err("its certificate names another agent than the answer".to_owned());
     }
-    identity.persist(data_dir).map_err(EnrollError::Persist)?;
     Ok(identity)
 }
 

@@ -8,7 +8,10 @@ use hyper_util::rt::TokioIo;
 use proto::hello::Refusal;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
 use super::central::{CentralUrl, ConnectError, connect};
 
@@ -45,10 +48,20 @@ pub(super) async fn post<A: DeserializeOwned>(
     path: &str,
     request: &impl Serialize,
 ) -> Result<A, ExchangeError> {
+    let stream = connect(url, tls).await?;
+    ask(stream, url, path, request).await
+}
+
+/// The same over a connection that stands: whoever is at its other end may not be central.
+pub async fn ask<A: DeserializeOwned>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    url: &CentralUrl,
+    path: &str,
+    request: &impl Serialize,
+) -> Result<A, ExchangeError> {
     let broke =
         |source: Box<dyn std::error::Error + Send + Sync>| ExchangeError::Http { url: url.clone(), source };
     let body = serde_json::to_vec(request).map_err(|e| broke(e.into()))?;
-    let stream = connect(url, tls).await?;
     let conversation = async {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| broke(e.into()))?;

@@ -10,7 +10,7 @@
 mod call;
 mod listen;
 mod verify;
-mod wire;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// What one end says. Calls go from the connecting peer to the other, replies come back.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Message {
+pub enum Message {
     Call(RaftCall),
     Reply(RaftReply),
 }
@@ -17,7 +17,7 @@ pub(super) enum Message {
 /// Reads one message; `None` when the other end closed between two messages.
 ///
 /// Not cancel-safe: a dropped read may have taken half a message.
-pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Message>> {
+pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Message>> {
     let length = match from.read_u32().await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         length => length? as usize,
@@ -32,7 +32,7 @@ pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Opti
 }
 
 /// The bytes of one message, or an error when it is larger than the other end would take.
-pub(super) fn encode(message: &Message) -> io::Result<Vec<u8>> {
+pub fn encode(message: &Message) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
     let length = bytes.len() - 4;
@@ -46,7 +46,7 @@ pub(super) fn encode(message: &Message) -> io::Result<Vec<u8>> {
 }
 
 /// Not cancel-safe: a dropped write may have sent half a message.
-pub(super) async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+pub async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes).await?;
     to.flush().await
 }

@@ -14,7 +14,7 @@ pub mod registry;
 pub mod seating;
 pub mod session;
 pub mod view;
-mod websocket;
+pub mod websocket;
 pub mod witness;
 
 use std::{

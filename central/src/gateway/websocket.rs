@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// A connection past its opening handshake: from here on websocket frames cross it.
-pub(super) type Connection = TokioIo<Upgraded>;
+pub type Connection = TokioIo<Upgraded>;
 
-/// Answers a strict RFC 6455 opening handshake and runs `session` on the upgraded connection.
-pub(super) fn upgrade<F>(
+/// Answers a strict RFC 6455 opening handshake and runs `session` on the upgraded connection. Needs a tokio runtime.
+pub fn upgrade<F>(
     mut request: Request,
     subprotocol: &'static str,
     session: impl FnOnce(Connection) -> F + Send + 'static,
