@@ -88,7 +88,7 @@ async fn the_first_administrator_comes_from_the_link_to_a_gateway_that_carries()
     browser.fill("host", "127.0.0.1").await;
     browser.fill("port", "nonsense").await;
     browser.press("Save and test").await;
-    browser.sees("url: ").await;
+    browser.sees("port: ").await;
     assert_eq!(browser.eval("document.querySelector('[name=name]').value").await, "orders");
     browser.fill("port", &postgres.addr().port().to_string()).await;
     browser.press("Save and test").await;

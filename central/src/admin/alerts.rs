@@ -204,7 +204,8 @@ pub(super) async fn send_again(
 ) -> Result<Answer<Delivery>, Problem> {
     let book = state.alert_book(&caller);
     let known = book.deliveries().await?.into_iter().find(|stored| stored.value.id.as_str() == id);
-    let known = known.ok_or_else(|| Problem::not_found("delivery_not_found", "no delivery has this id"))?;
+    let known =
+        known.ok_or_else(|| Problem::not_found("delivery_not_found", "no delivery has this id").at("id"))?;
     if matches!(known.value.state, DeliveryState::Sending { .. }) {
         return Err(Problem::conflict("being_sent", "this delivery is being sent at this moment"));
     }
@@ -293,7 +294,8 @@ impl AppState {
 }
 
 fn no_endpoint(name: &str) -> Problem {
-    Problem::not_found("alert_endpoint_not_found", format!("no alert endpoint is named {name}"))
+    Problem::not_found("alert_endpoint_not_found", format!("no alert endpoint is named {name:?}"))
+        .at("endpoint")
 }
 
 impl From<Problems> for Problem {

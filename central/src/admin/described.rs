@@ -71,8 +71,9 @@ descriptions! {
     GET "/audit/export" => says("The whole audit log, a JSON record a line.").writes("application/x-ndjson"),
     GET "/users" => says("The Environment's users, by name.").pages().lists::<users::UserAnswer>(),
     POST "/users" => says("Makes a user.").takes::<users::NewUserRequest>().creates::<users::UserAnswer>(),
-    GET "/users/{name}" => says("One user.").answers::<users::UserAnswer>(),
+    GET "/users/{name}" => says("One user.").versioned().answers::<users::UserAnswer>(),
     PATCH "/users/{name}" => says("Changes a user's role or password, or locks them out.")
+        .versioned()
         .takes::<users::Change>()
         .answers::<users::UserAnswer>(),
     DELETE "/users/{name}" => says("Removes a user and ends their sessions.").answering(StatusCode::NO_CONTENT, None),

@@ -255,8 +255,8 @@ impl From<DestinationError> for Problem {
         let text = error.to_string();
         match error {
             DestinationError::Unknown(_) => Self::not_found("destination_not_found", text),
-            DestinationError::Exists(_) => Self::conflict("destination_exists", text),
-            DestinationError::ListenTaken { .. } => Self::conflict("listen_taken", text),
+            DestinationError::Exists(_) => Self::conflict("destination_exists", text).at("name"),
+            DestinationError::ListenTaken { .. } => Self::conflict("listen_taken", text).at("listen"),
             DestinationError::Transport { .. } => Self::field("type", text),
             DestinationError::Streams(_) => Self::field("limits.streams", text),
             DestinationError::Clients(_) => Self::field("acl.clients", text),

@@ -5,7 +5,7 @@ use proto::Name;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppState, input::Json, problem::Problem, rights::Caller};
+use super::{AppState, gateway::about_target, input::Json, problem::Problem, rights::Caller};
 use crate::drill::{DrillRefusal, Drills, Report};
 
 /// The body of `POST /gateway/drill`.
@@ -55,7 +55,7 @@ impl From<DrillRefusal> for Problem {
             DrillRefusal::NotUp => Self::conflict("not_up", detail),
             DrillRefusal::NoStandby => Self::conflict("no_other_candidate", detail),
             DrillRefusal::NoTolerance => Self::conflict("no_tolerance", detail),
-            DrillRefusal::Gateway(error) => error.into(),
+            DrillRefusal::Gateway(error) => about_target(error, "to"),
             DrillRefusal::Store(_) => Self::unavailable("store_failed", detail),
             DrillRefusal::Stopping => Self::unavailable("stopping", detail),
         }

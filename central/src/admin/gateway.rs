@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{AppState, input::Json, problem::Problem, process_servers::NoFields, rights::Caller};
 use crate::gateway::{
-    DrainView, GatewayView,
+    CommandError, DrainView, GatewayView,
     view::{AttemptView, CandidateView, DrainingView, GatewayState, SwitchView},
 };
 
@@ -100,6 +100,21 @@ pub(super) struct SwitchRequest {
     to: Option<Name>,
 }
 
+/// Where a Process Server that was named is what stands in the way, the field it was named in.
+pub(super) fn about_target(error: CommandError, field: &str) -> Problem {
+    let named = matches!(
+        error,
+        CommandError::Unknown(_)
+            | CommandError::NotConnected(_)
+            | CommandError::NotConfigured(_)
+            | CommandError::NotMarked(_)
+            | CommandError::AlreadyActive(_)
+            | CommandError::NoAnswer(_)
+    );
+    let problem = Problem::from(error);
+    if named { problem.at(field) } else { problem }
+}
+
 /// Accepted, not done: the answer is the state at the time the order stands.
 pub(super) async fn switch(
     State(state): State<AppState>,
@@ -107,7 +122,7 @@ pub(super) async fn switch(
     Json(request): Json<SwitchRequest>,
 ) -> Result<(StatusCode, Answer<GatewayAnswer>), Problem> {
     let gateway = state.gateway(&caller)?;
-    gateway.switch(request.to.clone()).await?;
+    gateway.switch(request.to.clone()).await.map_err(|error| about_target(error, "to"))?;
     let to = request.to.map_or_else(|| "the next configured candidate".to_owned(), |name| name.to_string());
     state.note(&caller, "switch_ordered", format!("A planned switch to {to} was ordered")).await;
     let view = gateway.view();

@@ -69,7 +69,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(wrong)?;
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        // Where a word is expected and a list comes, serde speaks of syntax, though the body is JSON.
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+        wrong(error, is_json)
+    })?;
     match reader.end() {
         Ok(()) => Ok(value),
         Err(error) => {
@@ -80,20 +84,41 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// Reads a value that was put together here, as strictly as a body.
 pub(super) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(wrong)
+    serde_path_to_error::deserialize(value).map_err(|error| wrong(error, true))
 }
 
-fn wrong(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let field = error.path().to_string();
+fn wrong(error: serde_path_to_error::Error<serde_json::Error>, is_json: bool) -> Problem {
+    let path = error.path().to_string();
     let inner = error.into_inner();
-    // "." is the document itself: it is no JSON, or lacks a field, and the text says which.
-    match (inner.classify(), field.as_str()) {
-        (Category::Data, ".") => {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", inner.to_string())
+    let why = match (inner.classify(), is_json) {
+        (Category::Data, _) => without_position(inner.to_string()),
+        (_, true) => "must be one word of those that are known, or fields in braces".to_owned(),
+        (_, false) => {
+            return Problem::bad_request("invalid_json", format!("the body is no JSON: {inner}"));
         }
-        (Category::Data, _) => Problem::field(field, inner.to_string()),
-        _ => Problem::bad_request("invalid_json", format!("the body is no JSON: {inner}")),
+    };
+    match (path.as_str(), named_in(&why)) {
+        // "." is the document itself.
+        (".", None) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", why),
+        (".", Some(field)) => Problem::field(field.to_owned(), why),
+        // What is missing has no place of its own, what is unknown has.
+        (path, Some(field)) if why.starts_with("missing") => Problem::field(format!("{path}.{field}"), why),
+        (path, _) => Problem::field(path, why),
     }
+}
+
+/// The field says where; a line and a column of a body that a program wrote say nothing.
+fn without_position(mut why: String) -> String {
+    if let Some(at) = why.rfind(" at line ") {
+        why.truncate(at);
+    }
+    why
+}
+
+/// The field that a refusal is about, where serde names it in its sentence and not by its place: ``missing field `x` ``.
+fn named_in(why: &str) -> Option<&str> {
+    let rest = why.strip_prefix("missing field `").or_else(|| why.strip_prefix("unknown field `"))?;
+    rest.split_once('`').map(|(field, _)| field)
 }
 
 /// The query string.
@@ -105,7 +130,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Problem::bad_request("invalid_query", rejection.body_text())),
+            Err(rejection) => {
+                let why = std::error::Error::source(&rejection)
+                    .map_or_else(|| rejection.body_text(), ToString::to_string);
+                let problem = Problem::bad_request("invalid_query", why.clone());
+                // `limit: invalid digit …`, or a sentence that names the field.
+                let field = named_in(&why).or_else(|| why.split_once(": ").map(|(field, _)| field));
+                Err(match field {
+                    Some(field) => problem.at(field),
+                    None => problem,
+                })
+            }
         }
     }
 }
@@ -117,7 +152,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let wrong = |why: String| Problem::bad_request("invalid_name", why);
+        let wrong = |why: String| Problem::bad_request("invalid_name", why).at("name");
         let Path(text): Path<String> =
             Path::from_request_parts(parts, state).await.map_err(|rejection| wrong(rejection.body_text()))?;
         text.parse().map(Self).map_err(|error: proto::ids::NameError| wrong(error.to_string()))

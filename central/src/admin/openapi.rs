@@ -126,7 +126,7 @@ fn parameters(route: &Route, about: &About) -> Vec<Value> {
     });
     let mut all: Vec<_> = in_path.chain(in_query).collect();
     let header = |name: &str, about: &str| json!({ "name": name, "in": "header", "description": about, "schema": { "type": "string" } });
-    if about.versioned && route.method != Method::GET {
+    if about.versioned && !matches!(route.method, Method::GET | Method::POST) {
         all.push(header("If-Match", "The ETag it was read with: answered 412 when somebody was faster."));
     }
     if route.method == Method::POST && matches!(route.needs, Needs::Role(_)) {

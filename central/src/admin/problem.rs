@@ -77,6 +77,13 @@ impl Problem {
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail) }
     }
 
+    /// The same problem, said of the field of the request that led to it.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.errors.push(FieldError { field: field.into(), reason: self.detail.clone() });
+        self
+    }
+
     pub fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, detail)
     }

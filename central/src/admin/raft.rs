@@ -7,9 +7,9 @@ use proto::{Name, NodeId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AppState, input::Json, problem::Problem, rights::Caller};
+use super::{AppState, gateway::about_target, input::Json, problem::Problem, rights::Caller};
 use crate::gateway::{
-    GatewayView, Recovery,
+    CommandError, GatewayView, Recovery,
     view::{ClaimView, RaftView},
 };
 
@@ -116,7 +116,12 @@ pub(super) async fn recover(
     let given_up = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
     let lose_connection = accept_risk == Some(Risk::LoseConnection);
     let recovery = Recovery { on: on.clone(), lost, lose_connection };
-    let generation = state.gateway(&caller)?.recover(recovery).await?;
+    let refused = |error| match error {
+        CommandError::NotLost(_) | CommandError::Unconfirmed(_) => Problem::from(error).at("lost"),
+        CommandError::WouldCut { .. } => Problem::from(error).at("accept_risk"),
+        error => about_target(error, "on"),
+    };
+    let generation = state.gateway(&caller)?.recover(recovery).await.map_err(refused)?;
     let text = format!("Recovery of the gateway group on {on} was ordered; confirmed as lost: {given_up}");
     state.note(&caller, "recovery_ordered", text).await;
     Ok(Answer(RecoverAnswer { generation, process_server: on }))

@@ -218,9 +218,9 @@ pub(super) async fn end_session(
     caller: Caller,
     Path((name, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let name: Name = name
-        .parse()
-        .map_err(|error: proto::ids::NameError| Problem::bad_request("invalid_name", error.to_string()))?;
+    let name: Name = name.parse().map_err(|error: proto::ids::NameError| {
+        Problem::bad_request("invalid_name", error.to_string()).at("name")
+    })?;
     let user = within_rights(&state, &caller, &name).await?;
     end_one(&state, &caller, &user.name, &id).await
 }
@@ -312,7 +312,7 @@ impl From<PeopleError> for Problem {
         let text = error.to_string();
         match error {
             PeopleError::Unknown(_) => Self::not_found("user_not_found", text),
-            PeopleError::Exists(_) => Self::conflict("user_exists", text),
+            PeopleError::Exists(_) => Self::conflict("user_exists", text).at("name"),
             PeopleError::TooMany => Self::conflict("too_many_users", text),
             PeopleError::Above { needed, has } => Self::forbidden(needed, has),
             PeopleError::LastCloudAdministrator(_) => Self::conflict("last_cloud_administrator", text),

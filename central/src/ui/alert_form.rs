@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::form::Form;
+use super::{client::Refused, form::Form};
 
 /// Where alerts can go, and what is asked for it.
 pub(super) struct Preset {
@@ -55,6 +55,9 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("destination_unreachable", "A test found a destination that no candidate reaches any more"),
     ("deliveries_failing", "Another endpoint cannot be reached"),
 ];
+
+/// The fields that say themselves what is wrong with them.
+pub(super) const FIELDS: &[&str] = &["name", "preset", "url", "secret_value", "from", "to", "secret", "json"];
 
 /// A secret that is kept: shown like this, and given back like this.
 const KEPT: &str = "***";
@@ -128,12 +131,12 @@ pub(super) fn filled_from(endpoint: &Value) -> Form {
 /// What is wrong with the JSON; everything else is the API's to judge.
 pub(super) fn endpoint(form: &Form, known: Option<&Value>) -> Result<Value, String> {
     if form.ticked("as_json") {
-        let document: Value = serde_json::from_str(form.text("json"))
-            .map_err(|error| format!("json: this is no JSON: {error}"))?;
+        let document: Value =
+            serde_json::from_str(form.text("json")).map_err(|error| format!("this is no JSON: {error}"))?;
         return if document.is_object() {
             Ok(document)
         } else {
-            Err("json: write one endpoint, { … }".to_owned())
+            Err("write one endpoint, { … }".to_owned())
         };
     }
     let mut endpoint = known.and_then(Value::as_object).cloned().unwrap_or_default();
@@ -171,6 +174,34 @@ pub(super) fn endpoint(form: &Form, known: Option<&Value>) -> Result<Value, Stri
     Ok(Value::Object(endpoint))
 }
 
+/// The refusal with the form's fields in the place of the document's: `endpoints[on-call].secrets.hook` is
+/// `secret_value` here.
+pub(super) fn at_its_fields(mut refused: Refused, form: &Form) -> Refused {
+    let ours = |place: &str| {
+        // By its name; by its number in the list where the name is what is wrong, or cannot be read at all.
+        place == form.text("name").trim() || place.starts_with("number ") || place.parse::<usize>().is_ok()
+    };
+    for error in &mut refused.errors {
+        let whole = error.field.strip_prefix("endpoints[").and_then(|rest| rest.split_once(']'));
+        let Some((place, within)) = whole else { continue };
+        if form.ticked("as_json") {
+            error.reason = format!("{}: {}", within.trim_start_matches('.'), error.reason);
+            "json".clone_into(&mut error.field);
+        } else if ours(place) {
+            let within = within.trim_start_matches('.');
+            let first = within.split(['.', '[']).next().unwrap_or_default();
+            let field = match first {
+                "secrets" => "secret_value",
+                "name" | "preset" | "url" | "secret" | "from" | "to" => first,
+                // Without a field of its own here.
+                _ => continue,
+            };
+            error.field = field.to_owned();
+        }
+    }
+    refused
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +234,17 @@ mod tests {
         offered.sort_unstable();
         told.sort_unstable();
         assert_eq!(offered, told);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_document_is_said_at_the_forms_field() {
+        let form = Form::parse(b"name=on-call&preset=slack&url=x&secret_value=");
+        let said = |field: &str| at_its_fields(Refused::field(field, "no"), &form).errors[0].field.clone();
+        assert_eq!(said("endpoints[on-call].secrets.hook"), "secret_value");
+        assert_eq!(said("endpoints[number 1].name"), "name");
+        assert_eq!(said("endpoints[0].preset"), "preset");
+        assert_eq!(said("endpoints[another].url"), "endpoints[another].url");
+        assert_eq!(said("endpoints[on-call].down.body"), "endpoints[on-call].down.body");
     }
 
     #[test]

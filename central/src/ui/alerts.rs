@@ -11,6 +11,7 @@ use super::{
     client::{self, Refused},
     form::{Filled, Form},
     frame::{Frame, Section},
+    query::Query,
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
@@ -19,6 +20,9 @@ use crate::admin::Role::CloudAdministrator;
 
 /// Deliveries shown.
 const DELIVERIES: usize = 50;
+
+/// How long nobody may be told, in hours, and in words.
+const HOURS: [(&str, &str); 4] = [("0.5", "30 minutes"), ("2", "2 hours"), ("8", "8 hours"), ("24", "a day")];
 
 #[derive(Template)]
 #[template(path = "alerts.html")]
@@ -145,7 +149,7 @@ async fn page(visitor: &mut Visitor, extra: Extra) -> Shown {
     let mut trouble = Vec::new();
     if let Some((which, form, refused)) = extra.refused {
         let filled = Filled::refused(form, refused);
-        trouble = filled.trouble(&["hold_down", "until", "reason"]);
+        trouble = filled.trouble(&["hold_down", "hours", "reason"]);
         match which {
             "hold_down" => hold_down = filled,
             _ => silence = filled,
@@ -251,7 +255,8 @@ fn answer(outcome: &Value) -> String {
 }
 
 pub(super) async fn test(mut visitor: Visitor, form: Form) -> Shown {
-    let asked = json!({"endpoint": form.filled("endpoint"), "kind": kind(&form)});
+    // Always one of them: without a name the API would tell all.
+    let asked = json!({"endpoint": form.text("endpoint"), "kind": form.text("kind")});
     match visitor.api.send(Method::POST, "/alerts/test", asked).await {
         Ok(answered) => {
             let tested: Vec<Tested> = client::read(answered.body)?;
@@ -274,35 +279,35 @@ pub(super) async fn test(mut visitor: Visitor, form: Form) -> Shown {
 }
 
 pub(super) async fn preview(mut visitor: Visitor, form: Form) -> Shown {
-    let endpoint = form.text("endpoint").to_owned();
-    let asked = json!({"endpoint": endpoint, "kind": kind(&form)});
+    let (endpoint, kind) = (form.text("endpoint").to_owned(), form.text("kind").to_owned());
+    let asked = json!({"endpoint": endpoint, "kind": kind});
     match visitor.api.send(Method::POST, "/alerts/preview", asked).await {
         Ok(answered) => {
-            let shown =
-                Preview { endpoint, kind: kind(&form).to_owned(), request: text(&answered.body, "request") };
+            let shown = Preview { endpoint, kind, request: text(&answered.body, "request") };
             page(&mut visitor, Extra { preview: Some(shown), ..Extra::default() }).await
         }
         Err(refused) => Ok(reply::not_done("/alerts", &refused)),
     }
 }
 
-fn kind(form: &Form) -> &str {
-    if form.text("kind") == "up" { "up" } else { "down" }
-}
-
 /// Changes the settings as they are now, unless somebody else did since the page was made.
 async fn rewrite(
     visitor: &Visitor,
     version: &str,
-    change: impl FnOnce(&mut Map<String, Value>),
+    change: impl FnOnce(&mut Map<String, Value>) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
     let answered = visitor.api.versioned("/alerts").await?;
     let Value::Object(mut document) = answered.body else {
         return Err(Refused::ours("the alerts' settings are no object".to_owned()));
     };
-    change(&mut document);
-    let version = if version.is_empty() { answered.version.unwrap_or_default() } else { version.to_owned() };
-    visitor.api.change(Method::PUT, "/alerts", Value::Object(document), &version).await.map(drop)
+    change(&mut document)?;
+    visitor.api.change(Method::PUT, "/alerts", Value::Object(document), version).await.map(drop)
+}
+
+/// Where the endpoint stands that a form is about.
+fn place_of(list: &[Value], name: &str) -> Result<usize, Refused> {
+    let place = list.iter().position(|endpoint| text(endpoint, "name") == name);
+    place.ok_or_else(|| Refused::field("endpoint", format!("no alert endpoint is named {name:?}")))
 }
 
 fn list_of(document: &mut Map<String, Value>) -> &mut Vec<Value> {
@@ -321,6 +326,7 @@ pub(super) async fn hold_down(mut visitor: Visitor, form: Form) -> Shown {
     let wanted = form.text("hold_down").trim().to_owned();
     let done = rewrite(&visitor, form.text("version"), |document| {
         document.insert("hold_down".to_owned(), json!(wanted));
+        Ok(())
     });
     match done.await {
         Ok(()) => Ok(reply::done("/alerts", format!("An outage is told once it has lasted {wanted}."))),
@@ -333,11 +339,16 @@ fn refusing(which: &'static str, form: Form, refused: Refused) -> Extra {
 }
 
 pub(super) async fn switch(visitor: Visitor, form: Form) -> Shown {
-    let (name, on) = (form.text("endpoint").to_owned(), form.text("enabled") == "on");
+    let name = form.text("endpoint").to_owned();
+    let on = match form.either("enabled", "on", "off") {
+        Ok(on) => on,
+        Err(refused) => return Ok(reply::not_done("/alerts", &refused)),
+    };
     let done = rewrite(&visitor, form.text("version"), |document| {
-        for endpoint in list_of(document).iter_mut().filter(|endpoint| text(endpoint, "name") == name) {
-            endpoint["enabled"] = json!(on);
-        }
+        let list = list_of(document);
+        let place = place_of(list, &name)?;
+        list[place]["enabled"] = json!(on);
+        Ok(())
     });
     let said = if on {
         format!("{name} is told again.")
@@ -353,7 +364,9 @@ pub(super) async fn switch(visitor: Visitor, form: Form) -> Shown {
 pub(super) async fn remove(visitor: Visitor, form: Form) -> Shown {
     let name = form.text("endpoint").to_owned();
     let done = rewrite(&visitor, form.text("version"), |document| {
-        list_of(document).retain(|endpoint| text(endpoint, "name") != name);
+        let list = list_of(document);
+        list.remove(place_of(list, &name)?);
+        Ok(())
     });
     Ok(match done.await {
         Ok(()) => reply::done("/alerts", format!("{name} was removed.")),
@@ -362,6 +375,9 @@ pub(super) async fn remove(visitor: Visitor, form: Form) -> Shown {
 }
 
 pub(super) async fn send_again(visitor: Visitor, form: Form) -> Shown {
+    if form.filled("id").is_none() {
+        return Ok(reply::not_done("/alerts", &Refused::field("id", "says which message is sent again")));
+    }
     let id: String = url::form_urlencoded::byte_serialize(form.text("id").as_bytes()).collect();
     let path = format!("/alerts/deliveries/{}/send-again", id.replace('+', "%20"));
     Ok(match visitor.api.send(Method::POST, &path, json!({})).await {
@@ -370,18 +386,32 @@ pub(super) async fn send_again(visitor: Visitor, form: Form) -> Shown {
     })
 }
 
+/// How long nobody is told, in seconds. What is too long is the API's to say.
+fn hours_of(form: &Form) -> Result<f64, Refused> {
+    let hours = form.text("hours").trim();
+    let number = hours.parse::<f64>().ok().filter(|hours| hours.is_finite() && *hours > 0.0);
+    let number = number.ok_or_else(|| Refused::field("hours", format!("{hours:?} is no number of hours")))?;
+    Ok((number * 3600.0).min(1e9))
+}
+
 pub(super) async fn begin_maintenance(mut visitor: Visitor, form: Form) -> Shown {
-    let hours = form.filled("hours").and_then(|hours| hours.parse::<f64>().ok()).unwrap_or(f64::NAN);
-    // What is no number, or far too large, is refused by the API as the time that comes of it.
-    let seconds = if hours.is_finite() { (hours * 3600.0).clamp(-1.0, 1e9) } else { -1.0 };
-    let until = OffsetDateTime::now_utc() + time::Duration::seconds_f64(seconds);
-    let until = until.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
-    let asked = json!({"until": until, "reason": form.text("reason").trim()});
-    match visitor.api.send(Method::PUT, "/alerts/maintenance", asked).await {
+    let done = match hours_of(&form) {
+        Ok(seconds) => {
+            let until = OffsetDateTime::now_utc() + time::Duration::seconds_f64(seconds);
+            let until = until.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+            let asked = json!({"until": until, "reason": form.text("reason").trim()});
+            visitor.api.send(Method::PUT, "/alerts/maintenance", asked).await
+        }
+        Err(refused) => Err(refused),
+    };
+    match done {
         Ok(_) => {
             Ok(reply::done("/alerts", "Nobody is told until then; what still lasts is told afterwards."))
         }
-        Err(refused) => page(&mut visitor, refusing("maintenance", form, refused)).await,
+        // The page asks how long, where the API takes until when.
+        Err(refused) => {
+            page(&mut visitor, refusing("maintenance", form, refused.called("until", "hours"))).await
+        }
     }
 }
 
@@ -422,10 +452,7 @@ pub(super) struct Which {
     endpoint: String,
 }
 
-pub(super) async fn edit(
-    mut visitor: Visitor,
-    axum::extract::Query(which): axum::extract::Query<Which>,
-) -> Shown {
+pub(super) async fn edit(mut visitor: Visitor, Query(which): Query<Which>) -> Shown {
     let answered = visitor.api.versioned("/alerts").await?;
     let known = endpoints(&answered.body).find(|endpoint| text(endpoint, "name") == which.endpoint).cloned();
     let form = known.as_ref().map_or_else(alert_form::fresh, alert_form::filled_from);
@@ -455,7 +482,7 @@ async fn endpoint_page(
         Some(refused) if refused.is_lost_update() => {
             vec!["Somebody else changed the alerts meanwhile. What you typed stands below: saving now adds it to what they wrote.".to_owned()]
         }
-        _ => filled.trouble(&[]),
+        _ => filled.trouble(alert_form::FIELDS),
     };
     let page = EndpointPage {
         presets: PRESETS,
@@ -493,13 +520,13 @@ pub(super) async fn save(mut visitor: Visitor, form: Form) -> Shown {
                     Some(place) => *place = endpoint,
                     None => list.push(endpoint),
                 }
+                Ok(())
             });
             done.await.map(|()| name)
         }
-        Err(why) => {
-            Err(Refused { detail: why, status: StatusCode::UNPROCESSABLE_ENTITY, ..Refused::quiet() })
-        }
-    };
+        Err(why) => Err(Refused::field("json", why)),
+    }
+    .map_err(|refused| alert_form::at_its_fields(refused, &form));
     match saved {
         Ok(name) => Ok(reply::done(
             "/alerts",

@@ -1,13 +1,13 @@
 //! `/audit`: who did what, from where, with what came of it; each line chained to the one before.
 
 use askama::Template;
-use axum::extract::Query;
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
     frame::{Frame, Section},
+    query::Query,
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},

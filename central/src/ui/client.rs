@@ -190,7 +190,9 @@ impl Api {
         let mut request = self.request(method, &format!("{API}{path}"), body)?;
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(version) = version.and_then(|version| HeaderValue::from_str(version).ok()) {
+        if let Some(version) = version {
+            // What can be no version is none that anybody read.
+            let version = HeaderValue::from_str(version).unwrap_or(HeaderValue::from_static("\"\""));
             headers.insert(header::IF_MATCH, version);
         }
         if has_body {
@@ -213,6 +215,27 @@ impl Refused {
             errors: Vec::new(),
             request_id: String::new(),
         }
+    }
+
+    /// A form of ours holds what it cannot hold: refused as the API refuses a field.
+    pub(super) fn field(field: &str, reason: impl Into<String>) -> Self {
+        let error = FieldError { field: field.to_owned(), reason: reason.into() };
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "invalid_field".to_owned(),
+            detail: format!("{}: {}", error.field, error.reason),
+            errors: vec![error],
+            request_id: String::new(),
+        }
+    }
+
+    /// The same refusal, with a field under the name that the form has for it.
+    #[must_use]
+    pub(super) fn called(mut self, field: &str, here: &str) -> Self {
+        for error in self.errors.iter_mut().filter(|error| error.field == field) {
+            here.clone_into(&mut error.field);
+        }
+        self
     }
 
     /// A refusal to be filled with words of a page's own.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{answers::Destination, form::Form};
+use super::{answers::Destination, client::Refused, form::Form};
+use crate::destination::UrlError;
 
 /// Types that belong together in the menu.
 pub(super) struct KindGroup {
@@ -57,7 +58,17 @@ pub(super) struct Difference {
 }
 
 /// What the form says, as the API wants it. What is wrong with it is the API's to say.
-pub(super) fn spec(form: &Form) -> Value {
+///
+/// # Errors
+/// Where what was typed into one part would be read as another.
+pub(super) fn spec(form: &Form) -> Result<Value, Refused> {
+    let (host, port) = (form.text("host"), form.filled("port"));
+    if host.contains('/') {
+        return Err(Refused::field("host", UrlError::Host(host.to_owned()).to_string()));
+    }
+    if let Some(port) = port.filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err(Refused::field("port", UrlError::Port(port.to_owned()).to_string()));
+    }
     let clients: Vec<&str> =
         form.text("acl.clients").split([',', '\n', ' ']).filter(|one| !one.is_empty()).collect();
     let streams = match form.filled("limits.streams") {
@@ -78,7 +89,7 @@ pub(super) fn spec(form: &Form) -> Value {
     if let (Value::Object(fields), false) = (&mut spec, streams.is_null()) {
         fields.insert("limits".to_owned(), streams);
     }
-    spec
+    Ok(spec)
 }
 
 /// The URL from its typed parts.
@@ -90,6 +101,17 @@ fn url(form: &Form) -> String {
     let path = if matches!(kind, "http" | "https") { form.text("path").trim() } else { "" };
     let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
     format!("{kind}://{host}{port}{slash}{path}")
+}
+
+/// The refusal with the form's fields in the place of the document's: the URL is typed in parts here.
+pub(super) fn at_its_fields(refused: Refused, form: &Form) -> Refused {
+    let path = form.text("path");
+    let odd_path = path.bytes().any(|byte| !byte.is_ascii_graphic() || b"?#\\\"<>".contains(&byte));
+    let part = match refused.of("url") {
+        Some(_) if matches!(form.text("type"), "http" | "https") && odd_path => "path",
+        Some(_) | None => "host",
+    };
+    refused.called("url", part)
 }
 
 /// The form with what stands in the record.
@@ -154,7 +176,7 @@ mod tests {
         let form = Form::parse(
             b"name=db&type=postgresql&host=db.example&port=&listen=&limits.streams=7&acl.clients=10.0.0.0%2F8%0A&enabled=on",
         );
-        let spec = spec(&form);
+        let spec = spec(&form).unwrap();
         assert_eq!(spec["url"], "postgresql://db.example");
         assert_eq!(spec["limits"], json!({"streams": 7}));
         assert_eq!(spec["acl"], json!({"clients": ["10.0.0.0/8"]}));
@@ -163,12 +185,29 @@ mod tests {
 
     #[test]
     fn nonsense_is_passed_on_to_whoever_refuses_it() {
-        let form = Form::parse(b"name=&type=http&host=fe80::1&port=x&path=orders&limits.streams=many");
-        let spec = spec(&form);
+        let form = Form::parse(b"name=&type=http&host=fe80::1&port=8&path=orders&limits.streams=many");
+        let spec = spec(&form).unwrap();
         assert_eq!(
             (&spec["url"], &spec["limits"]["streams"]),
-            (&json!("http://[fe80::1]:x/orders"), &json!("many"))
+            (&json!("http://[fe80::1]:8/orders"), &json!("many"))
         );
+    }
+
+    #[test]
+    fn what_would_be_read_as_another_part_is_refused_where_it_was_typed() {
+        let field = |form: &[u8]| spec(&Form::parse(form)).unwrap_err().errors[0].field.clone();
+        assert_eq!(field(b"type=http&host=a%2Fb"), "host");
+        assert_eq!(field(b"type=http&host=a&port=80%2Fb"), "port");
+        assert_eq!(field(b"type=http&host=a&port=0"), "port");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_url_is_said_at_the_part_that_is() {
+        let part = |form: &[u8]| {
+            at_its_fields(Refused::field("url", "no"), &Form::parse(form)).errors[0].field.clone()
+        };
+        assert_eq!(part(b"type=http&host=a&port=80&path=a%3Fb"), "path");
+        assert_eq!(part(b"type=tcp&host=a+b&port=80&path=a%3Fb"), "host");
     }
 
     #[test]

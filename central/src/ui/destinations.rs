@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{
-    extract::{Path, Query},
+    extract::Path,
     http::{HeaderMap, Method, StatusCode, header},
 };
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use super::{
     frame::{Frame, Section},
     hops::TestShown,
     process_servers::name,
+    query::Query,
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
@@ -198,8 +199,11 @@ pub(super) async fn add(mut visitor: Visitor) -> Shown {
 }
 
 pub(super) async fn create(mut visitor: Visitor, form: Form) -> Shown {
-    let spec = destination_form::spec(&form);
-    match visitor.api.send(Method::POST, "/destinations", spec).await {
+    let made = match destination_form::spec(&form) {
+        Ok(spec) => visitor.api.send(Method::POST, "/destinations", spec).await,
+        Err(refused) => Err(refused),
+    };
+    match made {
         Ok(made) => {
             let made: Destination = client::read(made.body)?;
             let tested = test_now(&visitor, &made.name).await;
@@ -209,6 +213,7 @@ pub(super) async fn create(mut visitor: Visitor, form: Form) -> Shown {
             ))
         }
         Err(refused) => {
+            let refused = destination_form::at_its_fields(refused, &form);
             form_page(&mut visitor, None, Filled::refused(form, refused), String::new(), None).await
         }
     }
@@ -246,11 +251,15 @@ pub(super) async fn edit(mut visitor: Visitor, Path(text): Path<String>) -> Show
 pub(super) async fn change(mut visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
     let name = name(&text)?;
     let path = format!("/destinations/{name}");
-    let mut spec = destination_form::spec(&form);
-    if let Value::Object(fields) = &mut spec {
-        fields.remove("name");
-    }
-    let changed = visitor.api.change(Method::PATCH, &path, spec, form.text("version")).await;
+    let changed = match destination_form::spec(&form) {
+        Ok(mut spec) => {
+            if let Value::Object(fields) = &mut spec {
+                fields.remove("name");
+            }
+            visitor.api.change(Method::PATCH, &path, spec, form.text("version")).await
+        }
+        Err(refused) => Err(refused),
+    };
     match changed {
         Ok(_) => {
             let tested = test_now(&visitor, name.as_str()).await;
@@ -265,6 +274,7 @@ pub(super) async fn change(mut visitor: Visitor, Path(text): Path<String>, form:
         }
         Err(refused) => {
             let version = form.text("version").to_owned();
+            let refused = destination_form::at_its_fields(refused, &form);
             let filled = Filled::refused(form, refused);
             form_page(&mut visitor, Some(name.to_string()), filled, version, None).await
         }
@@ -286,7 +296,7 @@ async fn form_page(
         (None, Some(refused)) => refused.status,
         (None, None) => StatusCode::OK,
     };
-    let shown = ["name", "type", "url", "listen", "limits.streams", "acl.clients"];
+    let shown = ["name", "type", "host", "port", "path", "listen", "limits.streams", "acl.clients"];
     let page = FormPage {
         trouble: filled.trouble(&shown),
         may_change: visitor.lacks(Administrator),
@@ -302,9 +312,12 @@ async fn form_page(
 
 pub(super) async fn enable(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
     let name = name(&text)?;
-    let on = form.text("enabled") == "on";
     let path = format!("/destinations/{name}");
     let to = if form.text("from") == "list" { "/destinations" } else { &path };
+    let on = match form.either("enabled", "on", "off") {
+        Ok(on) => on,
+        Err(refused) => return Ok(reply::not_done(to, &refused)),
+    };
     match visitor.api.send(Method::PATCH, &path, json!({"enabled": on})).await {
         Ok(_) if on => Ok(reply::done(to, format!("{name} is enabled: its listener is open."))),
         Ok(_) => Ok(reply::done(to, format!("{name} is disabled: nobody can connect to it now."))),

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::admin::{AppState, Role::CloudAdministrator};
 
+/// How long a token may wait for its agent.
+const TTLS: [(&str, &str); 3] = [("15m", "15 minutes"), ("5m", "5 minutes"), ("1m", "1 minute")];
+
 #[derive(Template)]
 #[template(path = "enrol.html")]
 struct EnrolPage {

@@ -1,13 +1,13 @@
 //! `/events`: the Operator Messages, newest first.
 
 use askama::Template;
-use axum::extract::Query;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
     answers::{Event, Severity},
     frame::{Frame, Section},
+    query::Query,
     reply,
     visitor::{Shown, Visitor},
     words::{Moment, Tone},

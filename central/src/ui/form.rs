@@ -61,6 +61,16 @@ impl Form {
         self.0.iter().any(|(field, _)| field == name)
     }
 
+    /// Which of two words a field holds, `yes` or `no`. A button of ours sends one of them; nothing else is taken for
+    /// either.
+    pub(super) fn either(&self, name: &str, yes: &str, no: &str) -> Result<bool, Refused> {
+        match self.text(name) {
+            text if text == yes => Ok(true),
+            text if text == no => Ok(false),
+            text => Err(Refused::field(name, format!("{text:?} is neither {yes} nor {no}"))),
+        }
+    }
+
     /// Puts a value into the form, as when it is shown for the first time.
     pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.0.retain(|(field, _)| field != name);
@@ -90,6 +100,12 @@ impl Filled {
 
     pub(super) fn ticked(&self, field: &str) -> bool {
         self.form.ticked(field)
+    }
+
+    /// Whether a list shows this choice: what was chosen, or `usual` while nothing is.
+    pub(super) fn chose(&self, field: &str, choice: &str, usual: &str) -> bool {
+        let chosen = if self.form.ticked(field) { self.form.text(field) } else { usual };
+        chosen == choice
     }
 
     /// What is wrong with this field; empty where nothing is.

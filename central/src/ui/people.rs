@@ -28,6 +28,10 @@ const ROLES: [(&str, &str, &str); 4] = [
     ("cloud_administrator", "Cloud Administrator", "also marks candidates, enrols agents and sets alerts"),
 ];
 
+/// How long a token may be valid.
+const TTLS: [(&str, &str); 4] =
+    [("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"), ("", "until it is revoked")];
+
 #[derive(Template)]
 #[template(path = "people.html")]
 struct PeoplePage {
@@ -146,7 +150,7 @@ async fn page(visitor: &mut Visitor, extra: Extra) -> Shown {
              chose. Change it again if it should be so."
                 .to_owned()
         } else {
-            format!("{}.", reply::sentence(&refused.detail))
+            reply::told(&refused)
         };
         trouble.push(format!("{name} was not changed. {why}"));
         if let Some(row) = rows.iter_mut().find(|row| row.name == name) {
@@ -218,14 +222,20 @@ pub(super) async fn add_user(mut visitor: Visitor, form: Form) -> Shown {
 pub(super) async fn change_user(mut visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
     let name = name(&text)?;
     let mut change = serde_json::Map::new();
-    if let Some(role) = form.filled("role") {
-        change.insert("role".to_owned(), json!(role));
-    }
-    if let Some(disabled) = form.filled("disabled") {
-        change.insert("disabled".to_owned(), json!(disabled == "yes"));
+    // Two forms come here: one with the role, one with the lock.
+    let disabled = form.ticked("disabled").then(|| form.either("disabled", "yes", "no")).transpose();
+    if !form.ticked("disabled") {
+        change.insert("role".to_owned(), json!(form.text("role")));
     }
     let path = format!("/users/{name}");
-    match visitor.api.change(Method::PATCH, &path, Value::Object(change), form.text("version")).await {
+    let done = match disabled {
+        Ok(disabled) => {
+            change.extend(disabled.map(|disabled| ("disabled".to_owned(), json!(disabled))));
+            visitor.api.change(Method::PATCH, &path, Value::Object(change), form.text("version")).await
+        }
+        Err(refused) => Err(refused),
+    };
+    match done {
         Ok(_) => Ok(reply::done("/people", format!("{name} was changed; their sessions have ended."))),
         Err(refused) => {
             let role = form.text("role").to_owned();

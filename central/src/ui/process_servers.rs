@@ -1,11 +1,7 @@
 //! `/process-servers`: every agent, with the two columns people look for, and what may be done with each.
 
 use askama::Template;
-use axum::{
-    extract::{Path, Query},
-    http::Method,
-    response::Response,
-};
+use axum::{extract::Path, http::Method, response::Response};
 use proto::Name;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,6 +12,7 @@ use super::{
     form::Form,
     frame::{Frame, Section},
     problems::disagreement,
+    query::Query,
     reply::{self, Failure},
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
@@ -199,14 +196,18 @@ async fn act(
 
 pub(super) async fn mark(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
     let name = name(&text)?;
-    let on = form.text("candidate") == "on";
+    let to = back(&form, &name);
+    let on = match form.either("candidate", "on", "off") {
+        Ok(on) => on,
+        Err(refused) => return Ok(reply::not_done(&to, &refused)),
+    };
     let said = if on {
         format!("{name} is marked as Secure Gateway Candidate.")
     } else {
         format!("{name} is no longer a Secure Gateway Candidate.")
     };
     let path = format!("/process-servers/{name}");
-    act(&visitor, (Method::PATCH, &path, json!({"candidate": on})), (&back(&form, &name), said)).await
+    act(&visitor, (Method::PATCH, &path, json!({"candidate": on})), (&to, said)).await
 }
 
 pub(super) async fn restart(visitor: Visitor, Path(text): Path<String>, form: Form) -> Shown {
@@ -224,9 +225,11 @@ pub(super) async fn approve(visitor: Visitor, Path(text): Path<String>, form: Fo
 }
 
 pub(super) async fn switch(visitor: Visitor, form: Form) -> Shown {
-    let to = name(form.text("to"))?;
+    let to = form.text("to");
     let said = format!("{to} was ordered to take over. What flows stays until it has.");
-    act(&visitor, (Method::POST, "/gateway/switch", json!({"to": to})), (&back(&form, &to), said)).await
+    // What can be no name has no page to go back to, and is the API's to refuse.
+    let back = to.parse().map_or_else(|_| "/process-servers".to_owned(), |name| back(&form, &name));
+    act(&visitor, (Method::POST, "/gateway/switch", json!({"to": to})), (&back, said)).await
 }
 
 pub(super) async fn remove(

@@ -53,6 +53,18 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Why something was refused, whole: by its fields where it says them, as they are called.
+pub(super) fn told(refused: &Refused) -> String {
+    if refused.errors.is_empty() {
+        return format!("{}.", sentence(&refused.detail));
+    }
+    let told = refused
+        .errors
+        .iter()
+        .map(|error| format!("{}: {}.", error.field, error.reason.trim_end_matches('.')));
+    told.collect::<Vec<_>>().join(" ")
+}
+
 /// Begins with a capital letter, ends without a full stop.
 pub(super) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
@@ -132,7 +144,7 @@ pub(super) fn done(to: &str, text: impl Into<String>) -> Response {
 
 /// Not done, on a page without a form to put the reason into.
 pub(super) fn not_done(to: &str, refused: &Refused) -> Response {
-    go(to, &Said { good: false, text: format!("{}.", sentence(&refused.detail)) })
+    go(to, &Said { good: false, text: told(refused) })
 }
 
 fn go(to: &str, said: &Said) -> Response {

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::{Method, StatusCode},
     response::{IntoResponse, Redirect, Response},
 };
@@ -13,6 +13,7 @@ use super::{
     assets::Links,
     client::Api,
     form::{Filled, Form},
+    query::Query,
     reply,
     visitor::{Shown, Visitor},
 };
@@ -42,11 +43,14 @@ pub(super) async fn show(State(app): State<AppState>, Query(Next { next }): Quer
 fn sign_in_page(app: &AppState, next: &str, filled: Filled) -> Response {
     let environments: Vec<String> = app.gateways.iter().map(|(name, _)| name.to_string()).collect();
     let status = filled.refusal().map_or(StatusCode::OK, |refused| refused.status);
+    let environments = if environments.len() > 1 { environments } else { Vec::new() };
+    let shown: &[&str] =
+        if environments.is_empty() { &["name", "password"] } else { &["environment", "name", "password"] };
     let page = SignIn {
         links: Links::new(),
         next: own_path(next).to_owned(),
-        environments: if environments.len() > 1 { environments } else { Vec::new() },
-        trouble: filled.trouble(&["name", "password"]),
+        environments,
+        trouble: filled.trouble(shown),
         filled,
     };
     reply::page_with(status, &page)

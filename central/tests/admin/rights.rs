@@ -242,7 +242,7 @@ async fn with(stage: &Stage, route: &Route, headers: &[(&str, &str)]) -> Reply {
 
 impl Stage {
     /// The cookie of somebody who has just signed in, as this role.
-    async fn session(&self, user: &Name, role: Role) -> String {
+    pub(crate) async fn session(&self, user: &Name, role: Role) -> String {
         let people = &self.state.people;
         if people.user(&environment(), user).await.unwrap().is_none() {
             let new = NewUser { name: user.clone(), role, password: None };
