@@ -15,6 +15,7 @@ use std::{
 use proto::{
     BootId, Epoch,
     control::{AgentMessage, AgentReport, CentralMessage, RaftReply, SeatGrant},
+    driver::Lanes,
     hello::{AgentHello, LinkSettings, Seat, SystemInformation, Versions},
     trace::FEATURE_PROBE,
 };
@@ -52,6 +53,7 @@ const SETTINGS: LinkSettings = LinkSettings {
     resume_window_ms: 30_000,
     drain_timeout_ms: 300_000,
     give_way_after_ms: 10_000,
+    lanes: 1,
 };
 
 /// How a run ended.
@@ -566,7 +568,9 @@ impl App {
             Role::Active { epoch } | Role::Draining { epoch } => Some(epoch),
             Role::Unseated | Role::Standby | Role::Claiming => None,
         };
-        let tunnel = self.tunnel.as_ref().and_then(KeptTunnel::tunnel).map(|tunnel| tunnel.stats());
+        let tunnel = self.tunnel.as_ref().and_then(KeptTunnel::tunnel);
+        let lanes = tunnel.as_ref().map_or(0, Lanes::attached);
+        let tunnel = tunnel.map(|tunnel| tunnel.stats());
         let (control_up, tunnel_up) = (self.control_up, self.tunnel_up);
         self.shared.set_hears_central(control_up || tunnel_up);
         let (heard, why) = (control_up || tunnel_up, &self.last_error);
@@ -580,7 +584,7 @@ impl App {
         let dialer = &self.surroundings.dialer;
         let raft = self.cluster.group().map(|group| group.status().into());
         self.shown.send_modify(|snapshot| {
-            snapshot.update(&report, active, control_up, tunnel_up, tunnel.as_ref());
+            snapshot.update(&report, active, control_up, tunnel_up, tunnel.as_ref(), lanes);
             snapshot.raft = raft;
             snapshot.refresh(&identity, dialer);
         });

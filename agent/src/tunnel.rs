@@ -8,15 +8,18 @@
 //!
 //! The session's streams outlive a websocket for `tunnel.resume_window`; nothing is written to a
 //! destination while the tunnel is silent (see [`proto::driver`]).
+//!
+//! What this drives is the tunnel's first lane, which stands for the tunnel. Where central wants more of them, a session
+//! has further ones beside it ([`lane`]), each kept up by itself; they end with the session.
+
+mod lane;
+mod serve;
 
 use std::{sync::Arc, time::Duration};
 
 use proto::{
     Backoff, BootId, Epoch, NodeId, SessionId,
-    driver::{
-        self, BootClock, IncomingStream, LaneEnd, Role, Side, SystemBootClock, Tunnel, TunnelConfig,
-        WebSocket,
-    },
+    driver::{self, BootClock, LaneEnd, Lanes, Role, Side, SystemBootClock, Tunnel, TunnelConfig, WebSocket},
     hello::{
         LinkSettings, Refusal, RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission,
         TunnelHello, Versions,
@@ -32,6 +35,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use self::{lane::FurtherLane, serve::serve_all};
 use crate::{
     central::{OpenError, open},
     dialer::Dialer,
@@ -39,7 +43,7 @@ use crate::{
 };
 use program::explain;
 
-/// A tunnel's websocket.
+/// A lane's websocket.
 type Socket = WebSocket<TlsStream<TcpStream>>;
 
 /// The ceiling of the first wait. Short: while the tunnel is away, connections are parked.
@@ -95,7 +99,7 @@ pub struct KeptTunnel {
     drain: CancellationToken,
     /// Central can be reached again: no need to wait.
     retry: Arc<Notify>,
-    stats: watch::Receiver<Option<Tunnel>>,
+    stats: watch::Receiver<Option<Lanes>>,
     task: JoinSet<()>,
 }
 
@@ -142,7 +146,7 @@ impl KeptTunnel {
     }
 
     /// The session, once central has admitted one.
-    pub fn tunnel(&self) -> Option<Tunnel> {
+    pub fn tunnel(&self) -> Option<Lanes> {
         self.stats.borrow().clone()
     }
 }
@@ -153,7 +157,7 @@ struct Keeper {
     settings: LinkSettings,
     session_id: SessionId,
     session: Option<Session>,
-    shown: watch::Sender<Option<Tunnel>>,
+    shown: watch::Sender<Option<Lanes>>,
     drain: CancellationToken,
     retry: Arc<Notify>,
 }
@@ -161,9 +165,13 @@ struct Keeper {
 /// The streams of one session and when the websocket under them was lost, on a clock that counts
 /// sleep.
 struct Session {
-    tunnel: Tunnel,
+    /// The first one's and those beside it: what ends this ends them all.
+    lanes: Lanes,
     lost_at: Option<Duration>,
+    /// Whether the first lane has a websocket; the others knock only then.
+    first_up: watch::Sender<bool>,
     _streams: JoinSet<()>,
+    _further: JoinSet<()>,
 }
 
 /// Why an attempt brought no lane.
@@ -197,10 +205,12 @@ impl Keeper {
             let event = match attempt {
                 Ok((tunnel, socket)) => {
                     self.tell(TunnelEvent::Up { epoch }).await;
-                    let (began, before) = (tokio::time::Instant::now(), carried_bytes(&tunnel));
+                    let success = Success::of(&tunnel);
+                    self.first_is_up(true);
                     let end = self.run_lane(&tunnel, socket, &close).await;
+                    self.first_is_up(false);
                     let Some(end) = end else { return };
-                    if began.elapsed() >= STABLE_AFTER || carried_bytes(&tunnel) - before >= STABLE_BYTES {
+                    if success.came(&tunnel) {
                         backoff.reset();
                     }
                     tunnel.detach();
@@ -224,8 +234,7 @@ impl Keeper {
             tracing::warn!(%epoch, ?event, "The tunnel is not up");
             self.tell(event).await;
             self.expire_session();
-            if self.drain.is_cancelled()
-                && self.session.as_ref().is_none_or(|s| s.tunnel.stats().streams == 0)
+            if self.drain.is_cancelled() && self.session.as_ref().is_none_or(|s| s.lanes.stats().streams == 0)
             {
                 return self.tell(TunnelEvent::Drained { epoch }).await;
             }
@@ -254,32 +263,23 @@ impl Keeper {
     }
 
     async fn attempt(&mut self) -> Result<(Tunnel, Socket), Failed> {
-        let identity = self.surroundings.identity.borrow().clone();
-        let socket = open(&identity, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, driver::websocket_config()).await?;
-        // Nothing is lost with the library's buffer: central says nothing before it has heard our hello.
-        let mut socket = WebSocket::new(socket.into_inner(), Role::Client);
+        let mut socket = connect(&self.surroundings, TUNNEL_PATH, TUNNEL_SUBPROTOCOL).await?;
+        let received = |session: &Session| session.lanes.first().received_through();
         let hello = TunnelHello {
-            versions: Versions::OURS,
-            node: self.claimed.node,
-            epoch: self.claimed.epoch,
-            boot: self.claimed.boot,
-            session: self.session_id,
-            resume: self.session.as_ref().map(|s| Resume { received_through: s.tunnel.received_through() }),
+            resume: self.session.as_ref().map(|s| Resume { received_through: received(s) }),
+            ..self.hello()
         };
         let admission = link::greet(&mut socket, &hello, ADMISSION_LIMIT).await.map_err(Failed::Hello)?;
-        let (settings, resume) = match admission {
-            TunnelAdmission::Admitted { settings, resume, .. } => (settings, resume),
-            TunnelAdmission::Refused(refusal) => return Err(Failed::Refused(refusal)),
-        };
+        let (settings, resume) = admitted(admission)?;
         self.settings = settings;
         match (resume, &mut self.session) {
             (Some(resume), Some(session)) => {
-                if let Err(error) = session.tunnel.reattach(resume.received_through) {
+                if let Err(error) = session.lanes.first().reattach(resume.received_through) {
                     self.give_up_session("central continued from a place that cannot be");
                     return Err(Failed::Resume(error));
                 }
                 session.lost_at = None;
-                Ok((session.tunnel.clone(), socket))
+                Ok((session.lanes.first().clone(), socket))
             }
             (_, _) => {
                 self.give_up_session("central began the session anew");
@@ -290,34 +290,49 @@ impl Keeper {
     }
 
     fn begin_session(&mut self) -> Tunnel {
-        let (tunnel, mut incoming) = Tunnel::new(TunnelConfig {
-            ping_interval: self.settings.ping_interval(),
-            dead_after: self.settings.dead_after(),
-            ..TunnelConfig::new(Side::Agent)
-        });
-        let dialer = self.surroundings.dialer.clone();
+        let (tunnel, incoming) = Tunnel::new(tunnel_config(&self.settings));
+        let lanes = Lanes::new(tunnel.clone());
         let mut streams = JoinSet::new();
-        // Ends with the session: an aborted tunnel has no more incoming streams.
-        streams.spawn(async move {
-            let mut serving = JoinSet::new();
-            loop {
-                tokio::select! {
-                    stream = incoming.next() => match stream {
-                        Some(stream) => drop(serving.spawn(serve(stream, dialer.clone()))),
-                        None => break,
-                    },
-                    Some(_finished) = serving.join_next() => {}
-                }
-            }
-        });
-        self.shown.send_replace(Some(tunnel.clone()));
-        self.session = Some(Session { tunnel: tunnel.clone(), lost_at: None, _streams: streams });
+        streams.spawn(serve_all(incoming, self.surroundings.dialer.clone()));
+        let first_up = watch::Sender::new(false);
+        let mut further = JoinSet::new();
+        for number in self.settings.further_lanes() {
+            let lane = FurtherLane::new(
+                number,
+                self.hello(),
+                self.settings,
+                self.surroundings.clone(),
+                lanes.clone(),
+                first_up.subscribe(),
+            );
+            further.spawn(lane.run());
+        }
+        self.shown.send_replace(Some(lanes.clone()));
+        self.session = Some(Session { lanes, lost_at: None, first_up, _streams: streams, _further: further });
         tunnel
+    }
+
+    /// What every hello of this tunnel says, but for how far its lane has come.
+    fn hello(&self) -> TunnelHello {
+        TunnelHello {
+            versions: Versions::OURS,
+            node: self.claimed.node,
+            epoch: self.claimed.epoch,
+            boot: self.claimed.boot,
+            session: self.session_id,
+            resume: None,
+        }
+    }
+
+    fn first_is_up(&self, up: bool) {
+        if let Some(session) = &self.session {
+            session.first_up.send_replace(up);
+        }
     }
 
     fn give_up_session(&mut self, why: &str) {
         if let Some(session) = self.session.take() {
-            session.tunnel.abort(ResetCode::TUNNEL_LOST, why);
+            session.lanes.abort(ResetCode::TUNNEL_LOST, why);
             self.shown.send_replace(None);
         }
     }
@@ -342,9 +357,52 @@ impl Keeper {
     }
 }
 
-/// What a tunnel has carried so far, over all its websockets. It only grows.
-fn carried_bytes(tunnel: &Tunnel) -> u64 {
-    let stats = tunnel.stats();
+fn tunnel_config(settings: &LinkSettings) -> TunnelConfig {
+    TunnelConfig {
+        ping_interval: settings.ping_interval(),
+        dead_after: settings.dead_after(),
+        ..TunnelConfig::new(Side::Agent)
+    }
+}
+
+/// A websocket for a lane, before any hello.
+async fn connect(
+    surroundings: &Surroundings,
+    path: &'static str,
+    subprotocol: &'static str,
+) -> Result<Socket, OpenError> {
+    let identity = surroundings.identity.borrow().clone();
+    let socket = open(&identity, path, subprotocol, driver::websocket_config()).await?;
+    // Nothing is lost with the library's buffer: central says nothing before it has heard our hello.
+    Ok(WebSocket::new(socket.into_inner(), Role::Client))
+}
+
+fn admitted(admission: TunnelAdmission) -> Result<(LinkSettings, Option<Resume>), Failed> {
+    match admission {
+        TunnelAdmission::Admitted { settings, resume, .. } => Ok((settings, resume)),
+        TunnelAdmission::Refused(refusal) => Err(Failed::Refused(refusal)),
+    }
+}
+
+/// Whether a websocket was worth opening: the next attempt is quick then.
+struct Success {
+    began: tokio::time::Instant,
+    carried: u64,
+}
+
+impl Success {
+    fn of(lane: &Tunnel) -> Self {
+        Self { began: tokio::time::Instant::now(), carried: carried_bytes(lane) }
+    }
+
+    fn came(&self, lane: &Tunnel) -> bool {
+        self.began.elapsed() >= STABLE_AFTER || carried_bytes(lane) - self.carried >= STABLE_BYTES
+    }
+}
+
+/// What a lane has carried so far, over all its websockets. It only grows.
+fn carried_bytes(lane: &Tunnel) -> u64 {
+    let stats = lane.stats();
     stats.bytes_in + stats.bytes_out
 }
 
@@ -353,34 +411,6 @@ async fn pause(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
-    }
-}
-
-/// One stream: the allow-list, the dial, the relay.
-async fn serve(stream: IncomingStream, dialer: Arc<Dialer>) {
-    let open = stream.open().clone();
-    let began = tokio::time::Instant::now();
-    let trace_id = open.trace();
-    // Boxed: what dialling needs would otherwise stay with the stream for as long as it is relayed.
-    match Box::pin(dialer.dial(&open)).await {
-        Ok(socket) => {
-            let took = began.elapsed();
-            tracing::debug!(%trace_id, destination = open.destination(), ?took, "A stream was connected");
-            let end = driver::relay(socket, stream.accept()).await;
-            tracing::debug!(%trace_id, destination = open.destination(), ?end, "A stream ended");
-        }
-        Err(error) => {
-            let why = explain(&error);
-            tracing::warn!(
-                %trace_id,
-                destination = open.destination(),
-                host = open.host(),
-                port = open.port(),
-                why,
-                "A stream was refused"
-            );
-            stream.refuse(error.code(), &why);
-        }
     }
 }
 

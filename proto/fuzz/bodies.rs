@@ -74,12 +74,13 @@ pub(crate) fn resume(data: &[u8]) {
 pub(crate) fn hello(data: &[u8]) {
     use proto::control::{AgentMessage, CentralMessage};
     use proto::hello::{
-        AgentHello, ControlAdmission, EnrollRequest, Enrolled, RenewRequest, ReturnRequest, TunnelAdmission,
-        TunnelHello,
+        AgentHello, ControlAdmission, EnrollRequest, Enrolled, LaneHello, RenewRequest, ReturnRequest,
+        TunnelAdmission, TunnelHello,
     };
     again::<AgentHello>(data);
     again::<ControlAdmission>(data);
     again::<TunnelHello>(data);
+    again::<LaneHello>(data);
     again::<TunnelAdmission>(data);
     again::<AgentMessage>(data);
     again::<CentralMessage>(data);

@@ -3,6 +3,9 @@
 //! ```text
 //!   agent ── AgentHello ──► central         control      agent ── TunnelHello ──► central    tunnel
 //!   agent ◄─ Welcome / Refusal ── central                agent ◄─ TunnelAdmission ── central
+//!
+//!   agent ── LaneHello ──► central          a further lane of a tunnel that is up
+//!   agent ◄─ TunnelAdmission ── central
 //! ```
 //!
 //! Who the agent *is* comes from its certificate alone; a hello adds what a certificate cannot
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, EnvironmentName, Epoch, Name, NodeId, SessionId};
+use crate::{BootId, EnvironmentName, Epoch, LaneId, Name, NodeId, SessionId};
 
 /// The newest wire version this build speaks. Central N speaks with agents N and N-1.
 pub const WIRE_VERSION: u16 = 1;
@@ -28,6 +31,14 @@ pub const TUNNEL_SUBPROTOCOL: &str = "postern.tunnel.v1";
 pub const CONTROL_PATH: &str = "/agent/v1/control";
 /// Path of the tunnel websocket.
 pub const TUNNEL_PATH: &str = "/agent/v1/tunnel";
+/// Websocket subprotocol of a tunnel's further lanes.
+pub const LANE_SUBPROTOCOL: &str = "postern.lane.v1";
+/// Path of a tunnel's further lanes. Not the tunnel's: a central that knows nothing of lanes must not take one for a
+/// tunnel that comes back.
+pub const LANE_PATH: &str = "/agent/v1/lane";
+/// The most lanes a tunnel has. Beyond, a line is full or something else is the limit; and each lane may hold in memory
+/// what a tunnel of one may.
+pub const LANES_MAX: u8 = 8;
 /// Path where a one-time token is exchanged for a certificate.
 pub const ENROLL_PATH: &str = "/agent/v1/enroll";
 /// Path where a valid certificate is exchanged for a younger one.
@@ -108,9 +119,24 @@ pub struct LinkSettings {
     pub resume_window_ms: u64,
     pub drain_timeout_ms: u64,
     pub give_way_after_ms: u64,
+    /// How many websockets a tunnel consists of. An older central says nothing of it, an older agent does not listen.
+    #[serde(default = "one_lane", skip_serializing_if = "is_one_lane")]
+    pub lanes: u8,
+}
+
+fn one_lane() -> u8 {
+    1
+}
+
+fn is_one_lane(lanes: &u8) -> bool {
+    *lanes == one_lane()
 }
 
 impl LinkSettings {
+    /// The lanes beside a tunnel's first one, by number; bounded, whatever the other end says.
+    pub fn further_lanes(&self) -> std::ops::Range<u8> {
+        1..self.lanes.clamp(1, LANES_MAX)
+    }
     pub fn ping_interval(&self) -> Duration {
         Duration::from_millis(self.ping_interval_ms)
     }
@@ -140,14 +166,27 @@ pub struct TunnelHello {
     pub resume: Option<Resume>,
 }
 
-/// Where a resumed tunnel continues.
+/// Opens a further lane of a tunnel that is up. Whose the tunnel is, its epoch and its session are the tunnel's own; central
+/// admits a lane only beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneHello {
+    /// As the tunnel's own hello, but for `resume`: how far central's frames have arrived on this lane.
+    pub tunnel: TunnelHello,
+    /// Which one: the tunnel's first websocket is lane 0.
+    pub lane: u8,
+    /// Tells the streams of this lane from those that another lane of the same number had. Chosen anew whenever the
+    /// lane begins anew.
+    pub id: LaneId,
+}
+
+/// Where a resumed tunnel or lane continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// The sequence number of the last frame received in order, 0 if none.
     pub received_through: u64,
 }
 
-/// Central's answer to a [`TunnelHello`]; frames follow an admission, a close follows a refusal.
+/// Central's answer to a [`TunnelHello`] or a [`LaneHello`]; frames follow an admission, a close follows a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelAdmission {
@@ -288,6 +327,36 @@ mod tests {
         let golden = include_str!("../testdata/tunnel_hello.json").trim_end();
         assert_eq!(serde_json::to_string(&hello).unwrap(), golden);
         assert_eq!(serde_json::from_str::<TunnelHello>(golden).unwrap(), hello);
+    }
+
+    #[test]
+    fn the_bytes_of_a_lanes_hello_are_pinned() {
+        let tunnel = serde_json::from_str(include_str!("../testdata/tunnel_hello.json")).unwrap();
+        let hello = LaneHello { tunnel, lane: 2, id: LaneId::from_bytes([0xcd; 16]) };
+        let golden = include_str!("../testdata/lane_hello.json").trim_end();
+        assert_eq!(serde_json::to_string(&hello).unwrap(), golden);
+        assert_eq!(serde_json::from_str::<LaneHello>(golden).unwrap(), hello);
+    }
+
+    #[test]
+    fn ends_that_know_nothing_of_lanes_have_one() {
+        let of_before = r#"{"ping_interval_ms":1,"dead_after_ms":2,"resume_window_ms":3,"drain_timeout_ms":4,"give_way_after_ms":5}"#;
+        let settings: LinkSettings = serde_json::from_str(of_before).unwrap();
+        assert_eq!((settings.lanes, settings.further_lanes().len()), (1, 0));
+        assert_eq!(serde_json::to_string(&settings).unwrap(), of_before);
+    }
+
+    #[test]
+    fn a_number_of_lanes_from_outside_is_bounded() {
+        let lanes = |lanes: u8| {
+            let text = r#"{"ping_interval_ms":1,"dead_after_ms":2,"resume_window_ms":3,"drain_timeout_ms":4,"give_way_after_ms":5,"lanes":N}"#;
+            let settings: LinkSettings =
+                serde_json::from_str(&text.replace('N', &lanes.to_string())).unwrap();
+            settings.further_lanes().collect::<Vec<_>>()
+        };
+        assert_eq!(lanes(0), [0; 0]);
+        assert_eq!(lanes(3), [1, 2]);
+        assert_eq!(lanes(255).len(), usize::from(LANES_MAX) - 1);
     }
 
     #[test]

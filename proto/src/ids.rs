@@ -178,6 +178,10 @@ hex_id! {
     SessionId, 16
 }
 hex_id! {
+    /// The streams of one lane beside a tunnel's first: what a resumed lane continues. Random, drawn by the agent.
+    LaneId, 16
+}
+hex_id! {
     /// SHA-256 of a certificate's SubjectPublicKeyInfo: how peers know each other's keys.
     Fingerprint, 32
 }
@@ -189,6 +193,13 @@ hex_id! {
 }
 
 impl AgentId {
+    /// A fresh random id.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl LaneId {
     /// A fresh random id.
     pub fn random() -> Self {
         Self(rand::random())

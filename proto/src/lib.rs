@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control websocket:  hello ─► AgentMessage / CentralMessage (JSON, one per text message)
-//!   tunnel websocket:   hello ─► frames (binary) ─► mux ─► streams
+//!   tunnel websockets:  hello ─► frames (binary) ─► mux ─► streams, one mux a lane
 //! ```
 //!
 //! Everything here is sans-IO: it owns no socket, task, clock or dice. The exception is
@@ -26,5 +26,5 @@ pub mod websocket;
 
 pub use backoff::Backoff;
 pub use epoch::Epoch;
-pub use ids::{AgentId, BootId, EnvironmentName, Fingerprint, Name, NodeId, SessionId, TraceId};
+pub use ids::{AgentId, BootId, EnvironmentName, Fingerprint, LaneId, Name, NodeId, SessionId, TraceId};
 pub use liveness::Liveness;

@@ -144,6 +144,11 @@ fn metrics(seen: &Snapshot) -> Response<Full<Bytes>> {
     registry.register("tunnel_up", "Its tunnel is up", yes(seen.tunnel.up));
     registry.register("central_connected", "Its control connection stands", yes(seen.central.connected));
     registry.register("tunnel_streams_active", "Streams in its tunnel", gauge(seen.tunnel.streams as f64));
+    registry.register(
+        "tunnel_lanes",
+        "Websockets of its tunnel that are up",
+        gauge(seen.tunnel.lanes as f64),
+    );
     let bytes: Family<Vec<(&str, &str)>, Counter> = Family::default();
     bytes.get_or_create(&vec![("direction", "to_site")]).inc_by(seen.tunnel.bytes_in);
     bytes.get_or_create(&vec![("direction", "to_cloud")]).inc_by(seen.tunnel.bytes_out);

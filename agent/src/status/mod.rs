@@ -90,6 +90,9 @@ impl From<group::Status> for RaftShown {
 pub struct TunnelShown {
     pub up: bool,
     pub streams: usize,
+    /// Its websockets that are up.
+    #[serde(default)]
+    pub lanes: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub round_trip_ms: Option<f64>,
@@ -159,6 +162,7 @@ impl Snapshot {
         control_up: bool,
         tunnel_up: bool,
         tunnel: Option<&TunnelStats>,
+        lanes: usize,
     ) {
         self.role = report.role;
         self.seat = report.seat;
@@ -172,6 +176,7 @@ impl Snapshot {
         self.tunnel = TunnelShown {
             up: tunnel_up,
             streams: tunnel.map_or(0, |t| t.streams),
+            lanes,
             bytes_in: tunnel.map_or(0, |t| t.bytes_in),
             bytes_out: tunnel.map_or(0, |t| t.bytes_out),
             round_trip_ms: tunnel.and_then(|t| t.round_trip).map(|rtt| rtt.as_secs_f64() * 1_000.0),
@@ -323,7 +328,7 @@ pub(crate) mod tests {
             leads: Some(true),
             last_error: None,
         };
-        shown.update(&report, Some(Epoch { group: 2, claim: 17 }), true, true, None);
+        shown.update(&report, Some(Epoch { group: 2, claim: 17 }), true, true, None, 0);
         shown.raft = Some(RaftShown { timings: group::Timings::default(), worst_round_trip_ms: Some(12.34) });
         let (_tell, seen) = watch::channel(shown.clone());
         let serving = tokio::spawn(serve(&config, seen).unwrap());

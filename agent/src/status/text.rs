@@ -37,8 +37,9 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         if tunnel.up {
             let round_trip =
                 tunnel.round_trip_ms.map_or_else(String::new, |ms| format!(", round trip {ms:.1} ms"));
+            let lanes = if tunnel.lanes > 1 { format!(" on {} lanes", tunnel.lanes) } else { String::new() };
             format!(
-                "up, {} streams, {} bytes in, {} bytes out{round_trip}",
+                "up, {} streams{lanes}, {} bytes in, {} bytes out{round_trip}",
                 tunnel.streams, tunnel.bytes_in, tunnel.bytes_out
             )
         } else {

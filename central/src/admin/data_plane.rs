@@ -80,6 +80,8 @@ pub struct TrafficView {
     pub bytes_to_site: u64,
     pub bytes_to_cloud: u64,
     pub round_trip: Option<Duration>,
+    /// Of the tunnel there is now: its websockets.
+    pub lanes: usize,
 }
 
 /// A stream came to be.

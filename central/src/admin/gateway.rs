@@ -34,6 +34,8 @@ pub(super) struct GatewayAnswer {
     /// How many more voting members the group can lose and still change its active.
     can_lose: Option<usize>,
     streams: usize,
+    /// Websockets of the tunnel that are up; `tunnel.lanes` says how many there should be.
+    lanes: usize,
     /// Old actives that finish their streams; `/gateway/drain` names who holds them open.
     draining: Vec<DrainingView>,
 }
@@ -59,6 +61,7 @@ impl From<&GatewayView> for GatewayAnswer {
             last_switch: view.last_switch.clone(),
             can_lose: view.can_lose,
             streams: view.streams.count(),
+            lanes: view.streams.lanes(),
             draining: view.draining.clone(),
         }
     }

@@ -81,6 +81,7 @@ struct Sheet {
     parked: Family<Labels, Value>,
     bytes: Family<Labels, Counter>,
     round_trip: Family<Labels, Value>,
+    lanes: Family<Labels, Value>,
     raft_leader: Family<Labels, Value>,
     raft_index: Family<Labels, Value>,
     raft_voters: Family<Labels, Value>,
@@ -138,6 +139,7 @@ impl Sheet {
         for (direction, count) in [("to_site", traffic.bytes_to_site), ("to_cloud", traffic.bytes_to_cloud)] {
             self.bytes.get_or_create(&with("direction", direction.to_owned())).inc_by(count);
         }
+        self.lanes.get_or_create(&of()).set(traffic.lanes as f64);
         if let Some(round_trip) = traffic.round_trip {
             self.round_trip.get_or_create(&of()).set(round_trip.as_secs_f64());
         }
@@ -178,6 +180,7 @@ impl Sheet {
             self.bytes,
         );
         registry.register("tunnel_rtt_seconds", "The tunnel's last measured round trip", self.round_trip);
+        registry.register("tunnel_lanes", "Websockets of the tunnel that are up", self.lanes);
         registry.register("raft_is_leader", "Central's own member leads", self.raft_leader);
         registry.register("raft_log_index", "Applied by central's own member", self.raft_index);
         registry.register("raft_voters", "Voters of the group", self.raft_voters);

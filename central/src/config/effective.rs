@@ -108,6 +108,7 @@ const SETTINGS: &[Line] = &[
     ("tunnel.resume_window", "How long streams wait for the same active to come back.", |c| {
         span(c.tunnel.resume_window)
     }),
+    ("tunnel.lanes", "Websockets that one tunnel consists of.", |c| c.tunnel.lanes.to_string()),
     ("gateway.connect_timeout", "How long one candidate has before the next is tried.", |c| {
         span(c.gateway.connect_timeout)
     }),

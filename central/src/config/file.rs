@@ -44,6 +44,7 @@ pub(super) struct TunnelTable {
     pub(super) ping_interval: Given<DurationText>,
     pub(super) dead_after: Given<DurationText>,
     pub(super) resume_window: Given<DurationText>,
+    pub(super) lanes: Given<i64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use proto::{EnvironmentName, hello::LinkSettings};
+use proto::{
+    EnvironmentName,
+    hello::{LANES_MAX, LinkSettings},
+};
 
 pub use effective::{Setting, Source, Written};
 pub use mistake::ConfigError;
@@ -98,6 +101,8 @@ pub struct Tunnel {
     pub ping_interval: Duration,
     pub dead_after: Duration,
     pub resume_window: Duration,
+    /// How many websockets a tunnel consists of.
+    pub lanes: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +157,7 @@ impl Default for Config {
                 ping_interval: 5 * S,
                 dead_after: 15 * S,
                 resume_window: 30 * S,
+                lanes: 1,
             },
             gateway: Gateway {
                 connect_timeout: 4 * M,
@@ -213,6 +219,7 @@ impl Config {
             resume_window_ms: ms(self.tunnel.resume_window),
             drain_timeout_ms: ms(self.gateway.drain_timeout),
             give_way_after_ms: ms(self.agent.give_way_after),
+            lanes: self.tunnel.lanes,
         }
     }
 }
@@ -306,6 +313,18 @@ impl Reading<'_, '_> {
             ping_interval: self.duration(&table.ping_interval, 100 * MS..=M, default.ping_interval),
             dead_after: self.duration(&table.dead_after, 200 * MS..=10 * M, default.dead_after),
             resume_window: self.duration(&table.resume_window, S..=H, default.resume_window),
+            lanes: self.lanes(&table.lanes, default.lanes),
+        }
+    }
+
+    fn lanes(&mut self, given: &Given<i64>, default: u8) -> u8 {
+        let Some(given) = given else { return default };
+        match u8::try_from(*given.get_ref()) {
+            Ok(lanes @ 1..=LANES_MAX) => lanes,
+            _ => {
+                self.mistakes.add(given.span(), format!("a tunnel has 1 to {LANES_MAX} lanes"));
+                default
+            }
         }
     }
 
@@ -503,6 +522,7 @@ mod tests {
             ping_interval = "1s"
             dead_after = "2s"
             resume_window = "1m"
+            lanes = 4
             [gateway]
             connect_timeout = "2m"
             park_timeout = "0s"
@@ -529,6 +549,7 @@ mod tests {
         assert_eq!(config.tunnel.names, ["gw2.example", "192.0.2.1", "2001:db8::1", "gw.example"]);
         assert_eq!(config.tunnel.public_url.as_ref().unwrap().to_string(), "https://gw.example:443");
         assert_eq!(config.link_settings().dead_after(), 2 * S);
+        assert_eq!(config.link_settings().lanes, 4);
         assert_eq!(
             config.gateway,
             Gateway {
@@ -575,6 +596,15 @@ mod tests {
         let error = parse("[tunnel]\nping_interval = \"10s\"").unwrap_err().to_string();
         assert!(error.starts_with("central.toml:2:17: tunnel.dead_after (15s)"), "{error}");
         assert!(error.contains("tunnel.ping_interval (10s)"), "{error}");
+    }
+
+    #[test]
+    fn a_tunnel_has_a_number_of_lanes_that_is_bounded() {
+        for odd in ["0", "9", "-1", "1000"] {
+            let error = parse(&format!("[tunnel]\nlanes = {odd}")).unwrap_err().to_string();
+            assert!(error.starts_with("central.toml:2:9: a tunnel has 1 to 8 lanes"), "{error}");
+        }
+        assert_eq!(parse("[tunnel]\nlanes = 8").unwrap().tunnel.lanes, 8);
     }
 
     #[test]

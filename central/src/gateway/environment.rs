@@ -9,7 +9,7 @@ use std::sync::{
 use proto::{
     EnvironmentName, Epoch, Name,
     control::{RaftCall, RaftReply},
-    driver::Tunnel,
+    driver::Lanes,
     hello::{LinkSettings, Seat},
 };
 use tokio::sync::{mpsc, watch};
@@ -39,7 +39,7 @@ pub struct Environment {
 /// The admitted tunnel that takes new streams.
 #[derive(Clone)]
 pub struct ActiveTunnel {
-    pub tunnel: Tunnel,
+    pub tunnel: Lanes,
     /// Whoever opens a stream signs here.
     pub guests: Guests,
     pub epoch: Epoch,

@@ -4,6 +4,8 @@
 //!   TunnelHello ──► Fence::admit ──► New ──► one compare-and-set ──► the registry, which closes the old
 //!                        ├─────────► Same, Predecessor: the holder comes back
 //!                        └─────────► Refused, with the reason
+//!
+//!   LaneHello ────► Fence::beside ─► whoever is admitted already, or refused: a further lane moves nothing
 //! ```
 //!
 //! Invariant: the epoch in the store only grows, and it is durable before a tunnel under it is accepted.
@@ -94,7 +96,40 @@ pub enum Admission {
     Refused(Refusal),
 }
 
+/// Whose tunnel a further lane comes to. Not [`Admission`]: it has no word for a new epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Of the highest epoch.
+    Active,
+    /// In planned drain.
+    Predecessor,
+}
+
 impl Fence {
+    /// Judges the hello of a further lane. It comes beside a tunnel that was admitted, by the same rules as that tunnel
+    /// comes back, and never admits an epoch itself.
+    ///
+    /// # Errors
+    /// Why not, for the agent.
+    pub fn beside(
+        current: Option<&Self>,
+        hello: &TunnelHello,
+        at: &Circumstances,
+    ) -> Result<Holder, Refusal> {
+        match Self::admit(current, hello, at) {
+            Admission::Same => Ok(Holder::Active),
+            Admission::Predecessor { .. } => Ok(Holder::Predecessor),
+            Admission::New { .. } => Err(Refusal {
+                code: RefusalCode::UnknownClaim,
+                message: format!(
+                    "epoch {} is not admitted yet: a tunnel's first lane comes first",
+                    hello.epoch
+                ),
+            }),
+            Admission::Refused(refusal) => Err(refusal),
+        }
+    }
+
     /// Judges a hello against the fence as it stands. Decides only; [`Fences::admit`] also writes.
     pub fn admit(current: Option<&Self>, hello: &TunnelHello, at: &Circumstances) -> Admission {
         let seat = Seat { group: hello.epoch.group, node: hello.node };
@@ -242,6 +277,19 @@ impl Fences {
             }
         }
         Err(StoreError::Conflict(FENCES.key(&self.owner, KEY)))
+    }
+
+    /// Judges the hello of a further lane, as [`Fence::beside`] does. Writes nothing. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the store cannot be read; inside, why the lane is refused.
+    pub async fn beside(
+        &self,
+        hello: &TunnelHello,
+        at: &Circumstances,
+    ) -> Result<Result<Holder, Refusal>, StoreError> {
+        let current = self.current().await?;
+        Ok(Fence::beside(current.as_ref(), hello, at))
     }
 
     /// Ends the drain of the predecessor before its time, as when its last stream is gone.
@@ -401,6 +449,65 @@ mod tests {
         assert_eq!(code(judge(Some(&fence), &second)), RefusalCode::StaleEpoch);
     }
 
+    #[test]
+    fn a_further_lane_comes_beside_the_holder_and_beside_nobody_else() {
+        let holder = active(1).at(1, 10);
+        let fence = admitted(None, &holder);
+        assert_eq!(beside(Some(&fence), &holder), Ok(Holder::Active));
+
+        let mut forged = vec![active(1).at(1, 9), active(2).at(1, 10), active(1).at(2, 10)];
+        forged[2].at.claim = None;
+        let changes: [fn(&mut Asking); 5] = [
+            |lane| lane.hello.session = SessionId::from_bytes([9; 16]),
+            |lane| lane.hello.boot = BootId::from_bytes([9; 16]),
+            |lane| lane.hello.node = NodeId(9),
+            |lane| lane.at.agent = AgentId::from_bytes([9; 16]),
+            |lane| lane.at.seat = None,
+        ];
+        for change in changes {
+            forged.push(holder.clone());
+            change(forged.last_mut().unwrap());
+        }
+        for lane in &forged {
+            assert!(beside(Some(&fence), lane).is_err(), "{lane:?}");
+        }
+    }
+
+    #[test]
+    fn a_further_lane_is_refused_under_a_claim_that_its_tunnel_could_be_admitted_with() {
+        let old = active(1).at(1, 10);
+        let next = active(2).at(1, 11);
+        let fence = admitted(None, &old);
+        assert!(matches!(judge(Some(&fence), &next), Admission::New { .. }));
+        assert_eq!(beside(Some(&fence), &next).unwrap_err().code, RefusalCode::UnknownClaim);
+        assert_eq!(beside(None, &old).unwrap_err().code, RefusalCode::UnknownClaim);
+    }
+
+    #[test]
+    fn a_further_lane_of_an_overtaken_epoch_is_refused_unless_it_drains() {
+        let old = active(1).at(1, 10);
+        let fence = admitted(None, &old);
+        let overtaken = admitted(Some(&fence), &active(2).at(1, 11));
+        assert_eq!(beside(Some(&overtaken), &old).unwrap_err().code, RefusalCode::StaleEpoch);
+        let until = T0 + Duration::minutes(5);
+        let drains = admitted(Some(&fence), &active(2).at(1, 11).planned(until));
+        assert_eq!(beside(Some(&drains), &old), Ok(Holder::Predecessor));
+        let mut late = old;
+        late.at.now = until;
+        assert_eq!(beside(Some(&drains), &late).unwrap_err().code, RefusalCode::StaleEpoch);
+    }
+
+    #[tokio::test]
+    async fn a_further_lane_leaves_the_fence_as_it_was_whatever_it_says() {
+        let fences = fences(Arc::new(MemoryStore::default()));
+        active(1).at(1, 10).asks(&fences).await;
+        let before = fences.current().await.unwrap();
+        for lane in [active(1).at(1, 10), active(1).at(1, 11), active(2).at(1, 11), active(2).at(7, 1)] {
+            let _ = fences.beside(&lane.hello, &lane.at).await.unwrap();
+            assert_eq!(fences.current().await.unwrap(), before);
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn of_many_at_once_the_highest_epoch_stays() {
         let fences = fences(Arc::new(MemoryStore::default()));
@@ -444,7 +551,7 @@ mod tests {
     }
 
     /// An agent at the door, with everything in its favour.
-    #[derive(Clone)]
+    #[derive(Debug, Clone)]
     struct Asking {
         hello: TunnelHello,
         at: Circumstances,
@@ -495,6 +602,10 @@ mod tests {
 
     fn judge(fence: Option<&Fence>, asking: &Asking) -> Admission {
         Fence::admit(fence, &asking.hello, &asking.at)
+    }
+
+    fn beside(fence: Option<&Fence>, asking: &Asking) -> Result<Holder, Refusal> {
+        Fence::beside(fence, &asking.hello, &asking.at)
     }
 
     fn admitted(fence: Option<&Fence>, asking: &Asking) -> Fence {

@@ -22,10 +22,20 @@ pub const LISTED_MAX: usize = 1000;
 
 /// The streams of one tunnel that have a client. Clones are the same register.
 #[derive(Debug, Clone, Default)]
-pub struct Guests(Arc<Mutex<BTreeMap<StreamId, Guest>>>);
+pub struct Guests(Arc<Mutex<Register>>);
+
+#[derive(Debug, Default)]
+struct Register {
+    /// By the order in which they came.
+    guests: BTreeMap<u64, Guest>,
+    came: u64,
+}
 
 #[derive(Debug)]
 struct Guest {
+    /// The lane it is on, and its number there.
+    lane: Tunnel,
+    stream: StreamId,
     destination: Name,
     client: SocketAddr,
     since: OffsetDateTime,
@@ -35,7 +45,7 @@ struct Guest {
 #[derive(Debug)]
 pub struct Entry {
     guests: Guests,
-    id: StreamId,
+    number: u64,
 }
 
 /// One stream as people see it.
@@ -53,18 +63,21 @@ pub struct StreamView {
 
 impl Guests {
     /// Notes whose stream this is.
-    pub fn enter(&self, id: StreamId, destination: Name, client: SocketAddr) -> Entry {
-        let guest = Guest { destination, client, since: OffsetDateTime::now_utc() };
-        self.lock().insert(id, guest);
-        Entry { guests: self.clone(), id }
+    pub fn enter(&self, lane: &Tunnel, stream: StreamId, destination: Name, client: SocketAddr) -> Entry {
+        let guest =
+            Guest { lane: lane.clone(), stream, destination, client, since: OffsetDateTime::now_utc() };
+        let mut register = self.lock();
+        register.came += 1;
+        let number = register.came;
+        register.guests.insert(number, guest);
+        Entry { guests: self.clone(), number }
     }
 
     /// The streams, oldest first, the first [`LISTED_MAX`] of them.
-    pub fn list(&self, tunnel: &Tunnel) -> Vec<StreamView> {
-        let guests = self.lock();
-        let view = |(id, guest): (&StreamId, &Guest)| {
-            let (received, sent) = tunnel.stream_bytes(*id)?;
-            let Guest { destination, client, since } = guest;
+    pub fn list(&self) -> Vec<StreamView> {
+        let view = |guest: &Guest| {
+            let Guest { lane, stream, destination, client, since } = guest;
+            let (received, sent) = lane.stream_bytes(*stream)?;
             Some(StreamView {
                 destination: destination.clone(),
                 client: *client,
@@ -72,10 +85,10 @@ impl Guests {
                 bytes: received + sent,
             })
         };
-        guests.iter().filter_map(view).take(LISTED_MAX).collect()
+        self.lock().guests.values().filter_map(view).take(LISTED_MAX).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, Guest>> {
+    fn lock(&self) -> MutexGuard<'_, Register> {
         // Whole after any panic: each change is one insert or remove.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +96,6 @@ impl Guests {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.guests.lock().remove(&self.id);
+        self.guests.lock().guests.remove(&self.number);
     }
 }

@@ -1,4 +1,4 @@
-//! The doors for agents: two websocket endpoints on the tunnel listener, over mutual TLS.
+//! The doors for agents: three websocket endpoints on the tunnel listener, over mutual TLS.
 //!
 //! Who an agent is comes from its certificate; the hello is checked here for everything that
 //! needs no decision (version, clock, clone, claim), and the keeper decides the rest. A check
@@ -23,9 +23,9 @@ use proto::{
     control::{AgentMessage, CentralMessage, RaftReply},
     driver::{self, LaneEnd, WebSocket},
     hello::{
-        AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal,
-        RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, TunnelAdmission, TunnelHello, Versions,
-        WIRE_VERSION, Welcome,
+        AgentHello, CLOCK_SKEW_MAX, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, LANE_PATH,
+        LANE_SUBPROTOCOL, LaneHello, Refusal, RefusalCode, Resume, TUNNEL_PATH, TUNNEL_SUBPROTOCOL,
+        TunnelAdmission, TunnelHello, Versions, WIRE_VERSION, Welcome,
     },
     link::{self, LinkEnd},
 };
@@ -64,16 +64,20 @@ pub struct Caller {
     pub remote: SocketAddr,
 }
 
-/// What the two endpoints need. Cheap to clone.
+/// What the endpoints need. Cheap to clone.
 #[derive(Clone)]
 pub struct Doors {
     pub environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     pub enrolment: Enrolment,
 }
 
-/// The two endpoints.
+/// The endpoints.
 pub fn routes(doors: Doors) -> Router {
-    Router::new().route(CONTROL_PATH, get(control)).route(TUNNEL_PATH, get(tunnel)).with_state(doors)
+    Router::new()
+        .route(CONTROL_PATH, get(control))
+        .route(TUNNEL_PATH, get(tunnel))
+        .route(LANE_PATH, get(lane))
+        .with_state(doors)
 }
 
 async fn control(
@@ -99,6 +103,19 @@ async fn tunnel(
     match find(&doors, &caller).await {
         Ok((environment, identity)) => upgrade(request, TUNNEL_SUBPROTOCOL, move |connection| {
             tunnel_session(environment, identity, WebSocket::new(connection, driver::Role::Server))
+        }),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn lane(
+    State(doors): State<Doors>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    match find(&doors, &caller).await {
+        Ok((environment, identity)) => upgrade(request, LANE_SUBPROTOCOL, move |connection| {
+            lane_session(environment, identity, WebSocket::new(connection, driver::Role::Server))
         }),
         Err(refusal) => refusal,
     }
@@ -286,12 +303,33 @@ async fn tunnel_session(environment: Arc<Environment>, identity: AgentIdentity, 
         Err(LinkEnd::Malformed(why)) => return refuse_tunnel(socket, malformed(&why)).await,
         Err(end) => return tracing::debug!(agent = %identity.name, %end, "No hello came"),
     };
-    let admitted = match knock(&environment, identity, &hello).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refuse_tunnel(socket, refusal).await,
+    match knock(&environment, identity, &hello).await {
+        Ok(admitted) => carry(&environment, &hello, admitted, socket).await,
+        Err(refusal) => refuse_tunnel(socket, refusal).await,
+    }
+}
+
+async fn lane_session(environment: Arc<Environment>, identity: AgentIdentity, mut socket: TunnelSocket) {
+    let hello: LaneHello = match link::hear(&mut socket, HELLO_LIMIT).await {
+        Ok(hello) => hello,
+        Err(LinkEnd::Malformed(why)) => return refuse_tunnel(socket, malformed(&why)).await,
+        Err(end) => return tracing::debug!(agent = %identity.name, %end, "No hello came"),
     };
+    match knock_beside(&environment, identity, &hello).await {
+        Ok(admitted) => carry(&environment, &hello.tunnel, admitted, socket).await,
+        Err(refusal) => refuse_tunnel(socket, refusal).await,
+    }
+}
+
+/// One admitted websocket, to its end.
+async fn carry(
+    environment: &Arc<Environment>,
+    hello: &TunnelHello,
+    admitted: Admitted,
+    socket: TunnelSocket,
+) {
     let lane = admitted.lane.clone();
-    let end = run_lane(&environment, &hello, admitted, socket).await;
+    let end = run_lane(environment, hello, admitted, socket).await;
     lane.ended.cancel();
     // Only fails when the keeper is gone, and then nobody waits.
     let _ = environment.keeper.send(Event::LaneEnded { lane: lane.id, end }).await;
@@ -308,10 +346,27 @@ async fn knock(
     if let Some(witness) = environment.witness().filter(|w| w.seat.group == hello.epoch.group) {
         witness.group.has_applied(hello.epoch.claim, CLAIM_LIMIT).await;
     }
+    decided(environment, |reply| Event::Knock { peer: identity, hello: hello.clone(), reply }).await
+}
+
+/// No wait for a claim: a lane comes beside an epoch that is admitted, or not at all.
+async fn knock_beside(
+    environment: &Environment,
+    identity: AgentIdentity,
+    hello: &LaneHello,
+) -> Result<Admitted, Refusal> {
+    speaks(hello.tunnel.versions, "of this lane")?;
+    decided(environment, |reply| Event::LaneKnock { peer: identity, hello: hello.clone(), reply }).await
+}
+
+/// Asks the keeper.
+async fn decided(
+    environment: &Environment,
+    event: impl FnOnce(oneshot::Sender<Result<Admitted, Refusal>>) -> Event,
+) -> Result<Admitted, Refusal> {
     let stopping = || Refusal { code: RefusalCode::Stopping, message: "central is stopping".into() };
     let (reply, answer) = oneshot::channel();
-    let event = Event::Knock { peer: identity, hello: hello.clone(), reply };
-    environment.keeper.send(event).await.map_err(|_| stopping())?;
+    environment.keeper.send(event(reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?
 }
 

@@ -19,6 +19,7 @@ mod alerts;
 mod command;
 mod drain;
 mod history;
+mod lanes;
 mod members;
 mod own_member;
 mod recover;
@@ -36,7 +37,7 @@ use proto::{
     AgentId, BootId, Epoch, Name, NodeId,
     control::{AgentReport, CentralMessage, GatewayReport},
     driver::{LaneEnd, Tunnel},
-    hello::{Seat, TunnelHello},
+    hello::{LaneHello, Seat, TunnelHello},
 };
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -102,7 +103,13 @@ pub enum Event {
         hello: TunnelHello,
         reply: oneshot::Sender<admit::Answer>,
     },
-    /// A tunnel's websocket has ended.
+    /// A tunnel that is up wants a further lane.
+    LaneKnock {
+        peer: AgentIdentity,
+        hello: LaneHello,
+        reply: oneshot::Sender<admit::Answer>,
+    },
+    /// A websocket of a tunnel has ended.
     LaneEnded {
         lane: u64,
         end: LaneEnd,
@@ -308,10 +315,11 @@ impl Keeper {
             Event::Leaving { link } => self.leaving(&link, now),
             Event::Knock { peer, hello, reply } => {
                 let answer = self.admit(&peer, &hello, now).await;
-                // A handshake that gave up meanwhile drops the admitted lane, which reads as lost.
-                if let Err(Ok(unheard)) = reply.send(answer) {
-                    self.lane_ended(unheard.lane.id, "its handshake was given up", now);
-                }
+                self.answer(reply, answer, now);
+            }
+            Event::LaneKnock { peer, hello, reply } => {
+                let answer = self.admit_lane(&peer, &hello).await;
+                self.answer(reply, answer, now);
             }
             Event::LaneEnded { lane, end } => self.lane_gone(lane, &end, now).await,
             Event::GroupChanged => self.group_changed(),
@@ -319,6 +327,13 @@ impl Keeper {
             Event::Command(command) => self.command(command, now).await,
             // Ends the loop before it comes here.
             Event::Stop => {}
+        }
+    }
+
+    fn answer(&mut self, reply: oneshot::Sender<admit::Answer>, answer: admit::Answer, now: Instant) {
+        // A handshake that gave up meanwhile drops the admitted lane, which reads as lost.
+        if let Err(Ok(unheard)) = reply.send(answer) {
+            self.lane_ended(unheard.lane.id, "its handshake was given up", now);
         }
     }
 
@@ -396,7 +411,7 @@ impl Keeper {
             let answer = GatewayReport { answers: Some(id), ..self.report() };
             return link.tell(CentralMessage::Gateway(answer));
         };
-        let (tunnel, lane, keeper) = (tunnel.clone(), lane.id, self.environment.keeper.clone());
+        let (tunnel, lane, keeper) = (tunnel.first().clone(), lane.id, self.environment.keeper.clone());
         // Ends within a second whatever happens; nobody needs to wait for it.
         tokio::spawn(async move {
             let alive = answers(&tunnel, PING_LIMIT).await;
@@ -437,6 +452,7 @@ impl Keeper {
         {
             self.end_session("its active did not come back within tunnel.resume_window");
         }
+        self.expire_further(now);
         self.look_at_drain(now).await;
         self.finish_leaving();
         self.look_after_witness(now).await;
@@ -454,7 +470,7 @@ impl Keeper {
         [self.processor.poll_timeout(), self.policy.poll_timeout(), resume, look]
             .into_iter()
             .chain(witness)
-            .chain([self.telling_timeout()])
+            .chain([self.telling_timeout(), self.further_expiry()])
             .flatten()
             .min()
     }

@@ -8,6 +8,7 @@ pub mod fence;
 pub mod guests;
 pub mod handshake;
 pub mod keeper;
+pub mod lanes;
 pub mod probing;
 pub mod proxy_processor;
 pub mod registry;

@@ -1,15 +1,19 @@
 //! An admitted tunnel session: it outlives one websocket, and ends for good in one of few ways.
+//!
+//! Its first lane stands for it: while that lives the tunnel lives, and what is known of the tunnel elsewhere is known of
+//! that. Further lanes only add to it; see [`lanes`](super::lanes).
 
 use std::time::Instant;
 
-use proto::{AgentId, BootId, Epoch, Name, NodeId, SessionId, control::LiveTunnel, driver::Tunnel};
+use proto::{AgentId, BootId, Epoch, Name, NodeId, SessionId, control::LiveTunnel, driver::Lanes};
 use tokio_util::sync::CancellationToken;
 
-use super::guests::Guests;
+use super::{guests::Guests, lanes::Further};
 
 /// One epoch's tunnel.
 pub struct Session {
-    pub tunnel: Tunnel,
+    /// All of them: what ends this ends every lane.
+    pub tunnel: Lanes,
     pub agent: AgentId,
     pub name: Name,
     pub node: NodeId,
@@ -17,10 +21,13 @@ pub struct Session {
     pub boot: BootId,
     pub id: SessionId,
     pub guests: Guests,
+    /// The first.
     pub lane: Lane,
+    pub further: Further,
 }
 
-/// The websocket under a session.
+/// The websocket of a lane.
+#[derive(Debug)]
 pub enum Lane {
     Up(LaneHandle),
     /// Lost; streams wait until then for the same active to come back.
@@ -38,6 +45,30 @@ pub struct LaneHandle {
     pub ended: CancellationToken,
 }
 
+impl Lane {
+    /// Another websocket takes over. The one before ends; whoever goes on waits for that, if there is one.
+    pub fn hand_over(&mut self, to: LaneHandle) -> Option<CancellationToken> {
+        match std::mem::replace(self, Lane::Up(to)) {
+            Lane::Up(before) => {
+                before.stop.cancel();
+                Some(before.ended)
+            }
+            Lane::Lost { .. } => None,
+        }
+    }
+
+    pub fn is(&self, id: u64) -> bool {
+        matches!(self, Lane::Up(held) if held.id == id)
+    }
+
+    /// Ends the websocket.
+    pub fn stop(&self) {
+        if let Lane::Up(lane) = self {
+            lane.stop.cancel();
+        }
+    }
+}
+
 impl Session {
     /// What agents are told of it while its websocket lives.
     pub fn live(&self) -> Option<LiveTunnel> {
@@ -47,10 +78,9 @@ impl Session {
         }
     }
 
-    /// Ends the websocket but keeps the streams for a resume.
-    pub fn stop_lane(&self) {
-        if let Lane::Up(lane) = &self.lane {
-            lane.stop.cancel();
-        }
+    /// Ends every websocket at once.
+    pub fn stop_lanes(&self) {
+        self.lane.stop();
+        self.further.stop();
     }
 }

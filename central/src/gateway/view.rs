@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proto::{
     AgentId, BootId, Epoch, Name, NodeId,
     control::AgentReport,
-    driver::Tunnel,
+    driver::Lanes,
     hello::{Seat, SystemInformation},
 };
 use serde::{Deserialize, Serialize};
@@ -58,16 +58,21 @@ pub struct GatewayView {
 /// The streams of the tunnel that was admitted when the snapshot was made, counted when somebody asks: they come and
 /// go between two snapshots.
 #[derive(Debug, Clone, Default)]
-pub struct OpenStreams(Option<Tunnel>);
+pub struct OpenStreams(Option<Lanes>);
 
 impl OpenStreams {
-    pub fn of(tunnel: Option<&Tunnel>) -> Self {
+    pub fn of(tunnel: Option<&Lanes>) -> Self {
         Self(tunnel.cloned())
     }
 
     /// How many there are now.
     pub fn count(&self) -> usize {
         self.0.as_ref().map_or(0, |tunnel| tunnel.stats().streams)
+    }
+
+    /// How many lanes carry them now; 0 without a tunnel.
+    pub fn lanes(&self) -> usize {
+        self.0.as_ref().map_or(0, Lanes::attached)
     }
 }
 

@@ -317,7 +317,7 @@ mod tests {
     /// A client that waited 5 ms and lasted 100, and when its stream was accepted and answered, if it got one.
     fn told(carried: Option<(Option<Duration>, Option<Duration>)>, ending: Ending) -> ClosedStream {
         let carried = carried.map(|(dial, first_byte)| Carried {
-            key: StreamKey { epoch: Epoch { group: 1, claim: 2 }, stream: StreamId(3) },
+            key: StreamKey { epoch: Epoch { group: 1, claim: 2 }, lane: 0, stream: StreamId(3) },
             via: "gw-a".parse().unwrap(),
             dial,
             first_byte,

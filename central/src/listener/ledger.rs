@@ -14,7 +14,7 @@ use std::{
 
 use proto::{
     Epoch, Name, TraceId,
-    driver::{Meter, Reset, StreamId, Tunnel},
+    driver::{Lane, Meter, Reset, StreamId, Tunnel},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -31,10 +31,13 @@ pub const FINISHED_MAX: usize = 200;
 /// not make the one refusal forgotten that somebody asks for.
 pub const TROUBLED_MAX: usize = 200;
 
-/// Names a stream among all that this central has ever carried in its Environment: group, claim, number.
+/// Names a stream among all that this central has ever carried in its Environment: group, claim, number, and the lane
+/// where it is not the tunnel's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
     pub epoch: Epoch,
+    /// Which of all the lanes this epoch's tunnel had: [`Lane::serial`].
+    pub lane: u32,
     pub stream: StreamId,
 }
 
@@ -173,8 +176,9 @@ pub struct Line {
 
 impl Ledger {
     /// Notes a stream that was just opened for this client.
-    pub fn open(&self, arrival: Arrival, active: &ActiveTunnel, stream: StreamId) -> Line {
-        let key = StreamKey { epoch: active.epoch, stream };
+    pub fn open(&self, arrival: Arrival, active: &ActiveTunnel, lane: Lane, stream: StreamId) -> Line {
+        let Lane { serial, tunnel } = lane;
+        let key = StreamKey { epoch: active.epoch, lane: serial, stream };
         let end = CancellationToken::new();
         let began = Instant::now();
         let open = Open {
@@ -182,8 +186,8 @@ impl Ledger {
             arrival,
             via: active.name.clone(),
             began,
-            meter: active.tunnel.meter(stream),
-            tunnel: active.tunnel.clone(),
+            meter: tunnel.meter(stream),
+            tunnel,
             end: end.clone(),
         };
         let mut pages = self.lock();
@@ -337,13 +341,14 @@ impl Drop for Line {
 
 impl fmt::Display for StreamKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.epoch.group, self.epoch.claim, self.stream.0)
+        write!(f, "{}.{}.{}", self.epoch.group, self.epoch.claim, self.stream.0)?;
+        if self.lane > 0 { write!(f, ".{}", self.lane) } else { Ok(()) }
     }
 }
 
 /// Why a text is no [`StreamKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a stream's id is GROUP.CLAIM.NUMBER, as in 2.17.33")]
+#[error("a stream's id is GROUP.CLAIM.NUMBER or GROUP.CLAIM.NUMBER.LANE, as in 2.17.33 and 2.17.33.1")]
 pub struct NoStreamKey;
 
 impl FromStr for StreamKey {
@@ -356,7 +361,12 @@ impl FromStr for StreamKey {
         let number = |text: &str| text.parse::<u64>().map_err(|_| NoStreamKey);
         let epoch = Epoch { group: number(group)?, claim: number(claim)? };
         let stream = StreamId(stream.parse().map_err(|_| NoStreamKey)?);
-        if parts.next().is_some() { Err(NoStreamKey) } else { Ok(Self { epoch, stream }) }
+        let lane = match parts.next() {
+            // Written as nothing: an id has one spelling.
+            Some(lane) => lane.parse().ok().filter(|lane| *lane > 0).ok_or(NoStreamKey)?,
+            None => 0,
+        };
+        if parts.next().is_some() { Err(NoStreamKey) } else { Ok(Self { epoch, lane, stream }) }
     }
 }
 

@@ -210,7 +210,9 @@ impl Listeners {
     pub fn traffic(&self, environment: &EnvironmentName) -> TrafficView {
         let Some(environment) = self.environments.get(environment) else { return TrafficView::default() };
         let counts = environment.ledger.counts();
-        let stats = environment.opener.active().map(|active| active.tunnel.stats());
+        let active = environment.opener.active();
+        let lanes = active.as_ref().map_or(0, |active| active.tunnel.attached());
+        let stats = active.map(|active| active.tunnel.stats());
         let entrances = environment.published.borrow();
         let parked =
             entrances.values().map(|shown| shown.entrance.counters.parked.load(Ordering::Relaxed)).sum();
@@ -222,6 +224,7 @@ impl Listeners {
             bytes_to_site: stats.as_ref().map_or(0, |stats| stats.bytes_out),
             bytes_to_cloud: stats.as_ref().map_or(0, |stats| stats.bytes_in),
             round_trip: stats.and_then(|stats| stats.round_trip),
+            lanes,
         }
     }
 

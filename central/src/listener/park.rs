@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use proto::{
     Name, TraceId,
-    driver::{Open, OpenError, Reset, Transport, TunnelStream},
+    driver::{Lane, Open, OpenError, Reset, Transport, TunnelStream},
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -82,7 +82,7 @@ impl Opener {
                 None => timeout(limit, opening.tunnel()).await.map_err(|_| NotOpened::NoTunnel(limit))?,
             };
             let opened = opening.try_open(&active, destination, TraceId::random(), Bytes::new())?;
-            let Some(stream) = opened else { continue };
+            let Some((_, stream)) = opened else { continue };
             let via = active.name;
             return match stream.opened().await {
                 Ok(()) => Ok(Through { stream, via }),
@@ -123,7 +123,7 @@ impl Opening {
         }
     }
 
-    /// Opens a stream, not waiting for the destination. `None`: this tunnel is on its way out, look for the next.
+    /// Opens a stream on one of the tunnel's lanes, not waiting for the destination. `None`: this tunnel is on its way out, look for the next.
     ///
     /// # Errors
     /// [`NotOpened::Full`].
@@ -133,7 +133,7 @@ impl Opening {
         destination: &Destination,
         trace_id: TraceId,
         first: Bytes,
-    ) -> Result<Option<TunnelStream>, NotOpened> {
+    ) -> Result<Option<(Lane, TunnelStream)>, NotOpened> {
         let full = |reason: String| NotOpened::Full { via: active.name.clone(), reason };
         let open = Open::new(
             Transport::Tcp,
@@ -145,7 +145,7 @@ impl Opening {
         // Names and hosts were checked when the destination entered, with tighter bounds than a frame's.
         let open = open.map_err(|odd| full(odd.to_string()))?;
         match active.tunnel.open(open, first) {
-            Ok(stream) => Ok(Some(stream)),
+            Ok(opened) => Ok(Some(opened)),
             Err(OpenError::GoingAway(_) | OpenError::Over(_)) => Ok(None),
             Err(
                 error @ (OpenError::TooManyStreams(_)

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use proto::{
     Epoch, Name,
-    driver::{IncomingStream, Role, Side, Tunnel, TunnelConfig, WebSocket},
+    driver::{IncomingStream, Lanes, Role, Side, Tunnel, TunnelConfig, WebSocket},
 };
 use tokio::{
     io::duplex,
@@ -87,7 +87,7 @@ impl Gate {
         let epoch = Epoch { group: 1, claim: 1 };
         let name: Name = name.parse().unwrap();
         self.tunnel.send_replace(Some(ActiveTunnel {
-            tunnel: central.clone(),
+            tunnel: Lanes::new(central.clone()),
             guests: Guests::default(),
             epoch,
             name,

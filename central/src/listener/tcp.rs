@@ -191,9 +191,11 @@ impl Entrance {
             }
             // The destination as it is now, which may be another than when the client came.
             let destination = self.destination();
-            if let Some(stream) = opening.try_open(&active, &destination, arrival.trace_id, first.clone())? {
-                let entry = active.guests.enter(stream.id(), destination.name.clone(), arrival.client);
-                let line = self.house.ledger.open(arrival.clone(), &active, stream.id());
+            let opened = opening.try_open(&active, &destination, arrival.trace_id, first.clone())?;
+            if let Some((lane, stream)) = opened {
+                let name = destination.name.clone();
+                let entry = active.guests.enter(&lane.tunnel, stream.id(), name, arrival.client);
+                let line = self.house.ledger.open(arrival.clone(), &active, lane, stream.id());
                 return Ok(Opened { stream, first: first.len(), _entry: entry, line });
             }
         }

@@ -18,6 +18,8 @@ pub(super) struct Gateway {
     pub(super) last_switch: Option<Switch>,
     pub(super) can_lose: Option<usize>,
     pub(super) streams: usize,
+    #[serde(default)]
+    pub(super) lanes: usize,
     pub(super) draining: Vec<Draining>,
 }
 

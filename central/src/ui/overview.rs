@@ -30,6 +30,8 @@ struct Overview {
     switch: Option<SwitchShown>,
     draining: Vec<String>,
     streams: String,
+    /// Where the tunnel is more than one websocket.
+    lanes: Option<String>,
     lately: Lately,
     epoch: Option<String>,
     raised: Option<String>,
@@ -91,6 +93,7 @@ pub(super) async fn show(mut visitor: Visitor) -> Shown {
         }),
         draining: gateway.draining.iter().map(|old| draining(old, now)).collect(),
         streams: count(gateway.streams, "stream", "streams"),
+        lanes: (gateway.lanes > 1).then(|| format!("on {} lanes", gateway.lanes)),
         lately: traffic.drawn(),
         epoch: (gateway.epoch > 0).then(|| format!("{}.{}", gateway.group_epoch, gateway.epoch)),
         raised: gateway.event.raised.then(|| gateway.event.name.clone()),

@@ -9,6 +9,7 @@
 //! One owner per tunnel: the task that runs the lane. A hand-off costs a wake-up, and wake-ups are a fifth of what a
 //! tunnel costs, so bytes pass from a socket to the websocket and back in one turn of that task.
 //! A [`Tunnel`] outlives its websockets: when one ends, its streams wait for the next, or for [`Tunnel::abort`].
+//! A tunnel of several websockets at a time is several of these side by side, held together by [`Lanes`].
 //!
 //! Silence (DESIGN, rule 2): an agent lets bytes out of the tunnel only while central answered a ping that was
 //! sent less than `dead_after` ago, on a clock that counts sleep. The moment the ping was *sent* counts: an answer
@@ -17,6 +18,7 @@
 mod blocks;
 mod clock;
 mod lane;
+mod lanes;
 mod lease;
 mod pace;
 mod queue;
@@ -45,6 +47,7 @@ use self::turns::Turns;
 
 pub use self::clock::{BootClock, SystemBootClock, TokioClock};
 pub use self::lane::{LaneEnd, ProtocolError, websocket_config};
+pub use self::lanes::{Lane, Lanes};
 pub use self::lease::Lease;
 pub use self::queue::prepare_tunnel_socket;
 pub use self::relay::{RelayEnd, RelayEnded, relay};

@@ -211,7 +211,7 @@ pub(crate) enum Streams {
     Closed,
     /// Resets both ends of one.
     End {
-        /// As 'streams list' shows it: GROUP.CLAIM.NUMBER.
+        /// As 'streams list' shows it: GROUP.CLAIM.NUMBER, or GROUP.CLAIM.NUMBER.LANE.
         id: Name,
     },
 }

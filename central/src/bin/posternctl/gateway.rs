@@ -29,6 +29,8 @@ pub(crate) struct Gateway {
     #[serde(default)]
     streams: u64,
     #[serde(default)]
+    lanes: u64,
+    #[serde(default)]
     draining: Vec<Draining>,
 }
 
@@ -153,7 +155,7 @@ pub(crate) fn lines(gateway: &Gateway, screen: &mut Screen) -> Result<(), Failur
         ("Secure Gateway", format!("{}, since {}", gateway.state, ago(gateway.since, now))),
         ("Active", or_dash(gateway.active.as_ref())),
         ("Epoch", or_dash(epoch)),
-        ("Streams", gateway.streams.to_string()),
+        ("Streams", streams(gateway)),
         ("Can lose", gateway.can_lose.map_or_else(|| "-".into(), losses)),
         (
             "Event",
@@ -176,6 +178,13 @@ pub(crate) fn lines(gateway: &Gateway, screen: &mut Screen) -> Result<(), Failur
         ));
     }
     Ok(screen.properties(&lines)?)
+}
+
+fn streams(gateway: &Gateway) -> String {
+    match gateway.lanes {
+        0 | 1 => gateway.streams.to_string(),
+        lanes => format!("{} on {lanes} lanes", gateway.streams),
+    }
 }
 
 /// How many losses the group can bear, in words.

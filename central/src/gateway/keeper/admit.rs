@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use proto::{
-    driver::{Incoming, Tunnel, TunnelConfig},
+    AgentId,
+    driver::{Incoming, Lanes, Tunnel, TunnelConfig},
     hello::{Refusal, RefusalCode, TunnelHello},
     mux::{ResetCode, Side},
 };
@@ -17,6 +18,7 @@ use crate::{
         environment::ActiveTunnel,
         fence::{Admission, AppliedClaim, Circumstances},
         guests::Guests,
+        lanes::Further,
         session::{Lane, LaneHandle, Session},
     },
 };
@@ -24,7 +26,7 @@ use crate::{
 /// What the keeper answers a knocking tunnel.
 pub(in crate::gateway) type Answer = Result<Admitted, Refusal>;
 
-/// Proof that the durable fence admitted this websocket's epoch. Only the keeper makes one.
+/// Proof that the durable fence admitted this websocket's epoch, a tunnel's own or a further lane's. Only the keeper makes one.
 #[derive(Debug)]
 pub struct Admitted {
     pub tunnel: Tunnel,
@@ -41,14 +43,8 @@ impl Keeper {
         let planned = self.session.as_ref().is_some_and(|session| session.live().is_some())
             && order.is_some_and(|order| order.planned && order.node == hello.node);
         let wall = OffsetDateTime::now_utc();
-        let claim = self.environment.witness().and_then(|witness| *witness.group.claims().borrow());
-        let at = Circumstances {
-            agent: peer.agent,
-            seat: self.record.seat_of(peer.agent),
-            claim: claim.map(|claim| AppliedClaim { epoch: claim.epoch, node: claim.node, boot: claim.boot }),
-            drain_until: planned.then_some(wall + self.settings.drain_timeout),
-            now: wall,
-        };
+        let drain_until = planned.then_some(wall + self.settings.drain_timeout);
+        let at = self.circumstances(peer.agent, drain_until, wall);
         match self.rooms.fences.admit(hello, &at).await {
             Ok(Admission::New { fence, .. }) => {
                 tracing::info!(environment = %self.environment.name, agent = %peer.name, epoch = %hello.epoch, planned, "Admitted a new active");
@@ -73,6 +69,23 @@ impl Keeper {
         }
     }
 
+    /// What the fence wants to know besides a hello.
+    pub(super) fn circumstances(
+        &self,
+        agent: AgentId,
+        drain_until: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Circumstances {
+        let claim = self.environment.witness().and_then(|witness| *witness.group.claims().borrow());
+        Circumstances {
+            agent,
+            seat: self.record.seat_of(agent),
+            claim: claim.map(|claim| AppliedClaim { epoch: claim.epoch, node: claim.node, boot: claim.boot }),
+            drain_until,
+            now,
+        }
+    }
+
     /// A higher epoch is admitted: what the older one holds ends now, or drains after an order.
     fn supersede(&mut self, planned: bool, now: Instant) {
         let Some(old) = self.session.take() else { return };
@@ -80,7 +93,7 @@ impl Keeper {
             old.tunnel.go_away(ResetCode::GOING_AWAY, "the gateway has moved to another agent");
             if let Some((older, _)) = self.draining.replace((old, now + self.settings.drain_timeout)) {
                 older.tunnel.abort(ResetCode::GOING_AWAY, "the gateway has moved twice");
-                older.stop_lane();
+                older.stop_lanes();
             }
         } else {
             self.chronicle.began(
@@ -91,20 +104,16 @@ impl Keeper {
             );
             self.chronicle.cut(old.tunnel.stats().streams);
             old.tunnel.abort(ResetCode::TUNNEL_LOST, "another agent has become active");
-            old.stop_lane();
+            old.stop_lanes();
             self.lost_at.get_or_insert(now);
         }
     }
 
     fn begin_session(&mut self, peer: &AgentIdentity, hello: &TunnelHello, now: Instant) -> Admitted {
-        let (tunnel, incoming) = Tunnel::new(TunnelConfig {
-            ping_interval: self.environment.settings.ping_interval(),
-            dead_after: self.environment.settings.dead_after(),
-            ..TunnelConfig::new(Side::Central)
-        });
+        let (tunnel, incoming) = Tunnel::new(self.tunnel_config());
         let lane = self.new_lane();
         self.session = Some(Session {
-            tunnel: tunnel.clone(),
+            tunnel: Lanes::new(tunnel.clone()),
             agent: peer.agent,
             name: peer.name.clone(),
             node: hello.node,
@@ -113,6 +122,7 @@ impl Keeper {
             id: hello.session,
             guests: Guests::default(),
             lane: Lane::Up(lane.clone()),
+            further: Further::default(),
         });
         self.tunnel_up(now);
         Admitted { tunnel, incoming: Some(incoming), lane, continues: None }
@@ -122,14 +132,8 @@ impl Keeper {
         let lane = self.new_lane();
         match &mut self.session {
             Some(session) if session.id == hello.session && hello.resume.is_some() => {
-                let before = match std::mem::replace(&mut session.lane, Lane::Up(lane.clone())) {
-                    Lane::Up(before) => {
-                        before.stop.cancel();
-                        Some(before.ended)
-                    }
-                    Lane::Lost { .. } => None,
-                };
-                let tunnel = session.tunnel.clone();
+                let before = session.lane.hand_over(lane.clone());
+                let tunnel = session.tunnel.first().clone();
                 self.tunnel_up(now);
                 Admitted { tunnel, incoming: None, lane, continues: Some(before) }
             }
@@ -138,7 +142,7 @@ impl Keeper {
                 if let Some(old) = self.session.take() {
                     self.chronicle.cut(old.tunnel.stats().streams);
                     old.tunnel.abort(ResetCode::TUNNEL_LOST, "the agent began its session anew");
-                    old.stop_lane();
+                    old.stop_lanes();
                 }
                 self.begin_session(peer, hello, now)
             }
@@ -150,14 +154,9 @@ impl Keeper {
         let lane = self.new_lane();
         match &mut self.draining {
             Some((session, _)) if session.id == hello.session && hello.resume.is_some() => {
-                let before = match std::mem::replace(&mut session.lane, Lane::Up(lane.clone())) {
-                    Lane::Up(before) => {
-                        before.stop.cancel();
-                        Some(before.ended)
-                    }
-                    Lane::Lost { .. } => None,
-                };
-                Ok(Admitted { tunnel: session.tunnel.clone(), incoming: None, lane, continues: Some(before) })
+                let before = session.lane.hand_over(lane.clone());
+                let tunnel = session.tunnel.first().clone();
+                Ok(Admitted { tunnel, incoming: None, lane, continues: Some(before) })
             }
             Some(_) | None => Err(Refusal {
                 code: RefusalCode::StaleEpoch,
@@ -166,8 +165,16 @@ impl Keeper {
         }
     }
 
-    fn new_lane(&self) -> LaneHandle {
+    pub(super) fn new_lane(&self) -> LaneHandle {
         LaneHandle { id: self.environment.connection_id(), ..LaneHandle::default() }
+    }
+
+    pub(super) fn tunnel_config(&self) -> TunnelConfig {
+        TunnelConfig {
+            ping_interval: self.environment.settings.ping_interval(),
+            dead_after: self.environment.settings.dead_after(),
+            ..TunnelConfig::new(Side::Central)
+        }
     }
 
     fn tunnel_up(&mut self, now: Instant) {
@@ -222,23 +229,25 @@ impl Keeper {
     }
 
     pub(super) fn lane_is(&self, lane: u64) -> bool {
-        matches!(self.session.as_ref().map(|s| &s.lane), Some(Lane::Up(held)) if held.id == lane)
+        self.session.as_ref().is_some_and(|session| session.lane.is(lane))
     }
 
     pub(super) fn lane_ended(&mut self, lane: u64, why: &str, now: Instant) {
         if self.lane_is(lane) {
             self.lane_lost(now, why);
         } else if let Some((session, until)) = &mut self.draining
-            && matches!(&session.lane, Lane::Up(held) if held.id == lane)
+            && session.lane.is(lane)
         {
             session.lane = Lane::Lost { until: (now + self.settings.resume_window).min(*until) };
+        } else {
+            self.further_ended(lane, false, now);
         }
     }
 
     /// The active's websocket is gone or counts as lost: park what comes, keep what may resume.
     pub(super) fn lane_lost(&mut self, now: Instant, why: &str) {
         let Some(session) = &mut self.session else { return };
-        session.stop_lane();
+        session.lane.stop();
         session.lane = Lane::Lost { until: now + self.settings.resume_window };
         let (name, epoch) = (session.name.clone(), session.epoch);
         self.environment.tunnel.send_replace(None);

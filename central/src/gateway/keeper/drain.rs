@@ -128,10 +128,10 @@ impl Keeper {
     pub(super) async fn lane_gone(&mut self, lane: u64, end: &LaneEnd, now: Instant) {
         let over = matches!(end, LaneEnd::Closed { code: CLOSE_OVER, .. });
         let active = self.lane_is(lane);
-        let drains = self
-            .draining
-            .as_ref()
-            .is_some_and(|(session, _)| matches!(&session.lane, Lane::Up(held) if held.id == lane));
+        let drains = self.draining.as_ref().is_some_and(|(session, _)| session.lane.is(lane));
+        if over && !active && !drains {
+            return self.further_ended(lane, over, now);
+        }
         self.lane_ended(lane, &end.to_string(), now);
         if over && active {
             self.end_session("its agent ended it");
@@ -155,7 +155,7 @@ impl Keeper {
             process_server: session.name.clone(),
             epoch: session.epoch,
             until: OffsetDateTime::now_utc() + until.saturating_duration_since(Instant::now()),
-            streams: session.guests.list(&session.tunnel),
+            streams: session.guests.list(),
         };
         self.draining.iter().map(view).collect()
     }
