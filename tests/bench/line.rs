@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use emulator::path::Impairment;
-use postern_tests::{Hosts, Place};
+use postern_tests::{Hosts, Place, wait_until};
 use tokio::net::TcpListener;
 
 use crate::ask::{ask, visit};
@@ -28,6 +28,8 @@ const TUNNEL_PORT: u16 = 8443;
 const LONG: Duration = Duration::from_secs(5);
 const VISITORS: usize = 16;
 const BULK_STREAMS: usize = 4;
+/// Where lines lose packets the gateway is measured also with so many lanes, each beside the others in every round.
+const LANES: [(usize, &str); 3] = [(2, "gateway, 2 lanes"), (4, "gateway, 4 lanes"), (8, "gateway, 8 lanes")];
 /// Over each way before the first round, so that congestion control has seen the line.
 const WARM_UP_BYTES: u64 = 8 << 20;
 
@@ -127,7 +129,7 @@ enum Kind {
     Visiting,
 }
 
-const KINDS: [(Line, Kind); 9] = [
+const KINDS: [(Line, Kind); 10] = [
     (Line::Long, Kind::One(Direction::Down, 1024)),
     (Line::Long, Kind::One(Direction::Up, 1024)),
     (Line::Long, Kind::Visiting),
@@ -136,6 +138,7 @@ const KINDS: [(Line, Kind); 9] = [
     (Line::Narrow, Kind::BesideBulk),
     (Line::Lossy, Kind::Bulk(1)),
     (Line::Lossy, Kind::Bulk(BULK_STREAMS)),
+    (Line::Lossy, Kind::Bulk(2 * BULK_STREAMS)),
     (Line::Lossy, Kind::Alone),
 ];
 
@@ -150,7 +153,7 @@ pub(crate) async fn measure(rounds: usize, network: &Network, beside: Beside, on
         let kinds: Vec<_> = kinds.map(|(_, kind)| kind).collect();
         if !kinds.is_empty() {
             network.becomes(line);
-            let stage = Stage::set(network, beside.bare).await;
+            let stage = Stage::set(network, line, beside.bare).await;
             all.extend(over(line, &kinds, rounds, &stage).await);
         }
     }
@@ -246,6 +249,18 @@ fn figures(line: Line, kind: Kind, stage: &Stage, samples: &[Vec<Seen>]) -> Vec<
             });
         }
     }
+    for (way, samples_of_more) in stage.ways.iter().zip(samples).skip(2) {
+        let ratios =
+            samples_of_more.iter().zip(&samples[0]).map(|(more, one)| more[0].2 / one[0].2).collect();
+        let what = samples[0][0][0].0;
+        let ratio = Figure::of(NAME, format!("{title}, {what}, {} to one", way.name), Unit::Ratio, ratios);
+        figures.push(match kind {
+            Kind::Bulk(streams) if streams >= BULK_STREAMS && way.name == LANES[1].1 => {
+                ratio.wanted_at_least(2.0)
+            }
+            _ => ratio,
+        });
+    }
     let ratios = samples[0].iter().zip(&samples[1]).map(|(ours, relay)| ours[0].2 / relay[0].2).collect();
     let what = samples[0][0][0].0;
     let ratio = Figure::of(NAME, format!("{title}, {what}, gateway to TLS relay"), Unit::Ratio, ratios);
@@ -259,15 +274,15 @@ fn figures(line: Line, kind: Kind, stage: &Stage, samples: &[Vec<Seen>]) -> Vec<
 
 /// The ways over the line to the destination at the site. Dropped, all of it ends.
 struct Stage {
-    /// Ours first, then the TLS relay.
+    /// Ours first, then the TLS relay, then ours with more lanes.
     ways: Vec<Way>,
     _relays: Vec<TwoHops>,
-    _hosts: Option<Hosts>,
+    _gateways: Vec<Hosts>,
     _destination: Destination,
 }
 
 impl Stage {
-    async fn set(network: &Network, bare: bool) -> Self {
+    async fn set(network: &Network, line: Line, bare: bool) -> Self {
         let destination = network.destination();
         let target = destination.addr();
         let apart = Apart {
@@ -277,7 +292,7 @@ impl Stage {
         };
         let mut ways = Vec::new();
         let mut relays = Vec::new();
-        let mut hosts = None;
+        let mut gateways = Vec::new();
         if bare {
             let tunnel = TwoHops::apart(target, Between::Tunnel, Some(&apart));
             ways.push(Way {
@@ -288,19 +303,44 @@ impl Stage {
             });
             relays.push(tunnel);
         } else {
-            let place = Place { namespace: apart.namespace.clone(), address: network.address(SITE) };
-            let places = BTreeMap::from([(SITE.to_owned(), place)]);
-            let tunnel = SocketAddr::from((network.address(CLOUD), TUNNEL_PORT));
-            let mut gateway = Hosts::central_across(tunnel, places, "").await;
-            gateway.form(&[SITE]).await;
-            let addr = gateway.destination("bulk", target).await;
-            let pids = vec![gateway.central_pid(), gateway.pid(SITE)];
-            ways.push(Way { name: "gateway", addr, pids, peer: false });
-            hosts = Some(gateway);
+            let (gateway, way) = gateway(network, &apart.namespace, target, 1, "gateway").await;
+            gateways.push(gateway);
+            ways.push(way);
         }
         let relay = TwoHops::apart(target, Between::Tls, Some(&apart));
         ways.push(Way { name: "TLS relay", addr: relay.addr(), pids: relay.pids().to_vec(), peer: false });
         relays.push(relay);
-        Self { ways, _relays: relays, _hosts: hosts, _destination: destination }
+        if line == Line::Lossy && !bare {
+            for (lanes, name) in LANES {
+                let (gateway, way) = gateway(network, &apart.namespace, target, lanes, name).await;
+                gateways.push(gateway);
+                ways.push(way);
+            }
+        }
+        Self { ways, _relays: relays, _gateways: gateways, _destination: destination }
     }
+}
+
+/// A gateway whose tunnel has so many lanes, all of them up.
+async fn gateway(
+    network: &Network,
+    site: &str,
+    target: SocketAddr,
+    lanes: usize,
+    name: &'static str,
+) -> (Hosts, Way) {
+    let place = Place { namespace: site.to_owned(), address: network.address(SITE) };
+    let places = BTreeMap::from([(SITE.to_owned(), place)]);
+    let port = TUNNEL_PORT + u16::try_from(lanes).expect("a few");
+    let tunnel = SocketAddr::from((network.address(CLOUD), port));
+    let mut gateway = Hosts::central_across(tunnel, places, &format!("lanes = {lanes}\n")).await;
+    gateway.form(&[SITE]).await;
+    wait_until("every lane is up", LONG, async || {
+        let up = &gateway.api().get("/gateway").await["lanes"];
+        (up.as_u64() == u64::try_from(lanes).ok()).then_some(())
+    })
+    .await;
+    let addr = gateway.destination("bulk", target).await;
+    let pids = vec![gateway.central_pid(), gateway.pid(SITE)];
+    (gateway, Way { name, addr, pids, peer: false })
 }

@@ -20,7 +20,7 @@ async fn an_idle_gateway_says_so() {
             "state": "idle", "active": null, "epoch": 0, "group_epoch": 0,
             "since": "2026-01-02T03:04:05Z", "candidates": [], "attempt": null,
             "event": {"name": "System_Secure_Gateway", "raised": false},
-            "last_switch": null, "can_lose": null, "streams": 0, "draining": [],
+            "last_switch": null, "can_lose": null, "streams": 0, "lanes": 0, "draining": [],
         })
     );
 }

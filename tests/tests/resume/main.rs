@@ -11,6 +11,7 @@
 mod clients;
 mod crowd;
 mod ends;
+mod lanes;
 mod offsets;
 mod ways;
 
