@@ -185,7 +185,7 @@ mod tests {
         let mut session = session();
         let began = enter(&mut session, &hello(1, A, None)).unwrap();
         assert!(began.incoming.is_some() && began.continues.is_none());
-        assert_eq!(began.tunnel.open(to_db(), bytes()).unwrap().id(), proto::driver::StreamId(1));
+        assert_eq!(began.tunnel.open(to_db(), bytes()).unwrap().id(), driver::StreamId(1));
 
         assert!(session.further_ended(WEBSOCKET, false, later()));
         let again = enter(&mut session, &hello(1, A, Some(0))).unwrap();

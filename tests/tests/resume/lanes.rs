@@ -1,6 +1,6 @@
 //! A tunnel of several websockets: each lane is lost and comes back by itself, and all of them end with the tunnel.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_tests::{Connection, Dice, Partner, Site, wait_until};
 use serde_json::json;
