@@ -9,7 +9,7 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use proto::{
@@ -108,6 +108,8 @@ pub struct App {
     surroundings: Surroundings,
     settings: LinkSettings,
     control_up: bool,
+    /// When central was last heard on a way that is gone by now.
+    central_heard_at: Instant,
     tunnel_up: bool,
     tunnel: Option<KeptTunnel>,
     draining: Option<KeptTunnel>,
@@ -258,6 +260,7 @@ impl App {
             surroundings: Surroundings { identity: identity_seen, dialer, events: tunnel_tx },
             settings: SETTINGS,
             control_up: false,
+            central_heard_at: Instant::now(),
             tunnel_up: false,
             tunnel: None,
             draining: None,
@@ -357,10 +360,7 @@ impl App {
                 self.control_up = false;
                 self.last_error = Some(why);
                 self.role.handle_control_lost();
-                if !self.tunnel_up {
-                    // Silence counts from the last word heard, not from when it was noticed.
-                    self.role.handle_central_silent(now.checked_sub(silent_for).unwrap_or(now), now);
-                }
+                self.central_gone(silent_for, now);
             }
             ControlEvent::Message(message) => match message {
                 CentralMessage::Seat(grant) => self.seat(grant).await?,
@@ -395,6 +395,19 @@ impl App {
             },
         }
         Ok(())
+    }
+
+    /// One of the two ways to central is gone, and nothing had been heard on it for `silent_for`, or ever. Silence
+    /// counts from the last word heard on either, not from when it was noticed.
+    fn central_gone(&mut self, silent_for: Option<Duration>, now: Instant) {
+        if let Some(silent_for) = silent_for {
+            let heard_at = now.checked_sub(silent_for).unwrap_or(now);
+            self.central_heard_at = self.central_heard_at.max(heard_at);
+        }
+        match self.control_up || self.tunnel_up {
+            true => self.role.handle_central(true, now),
+            false => self.role.handle_central_silent(self.central_heard_at, now),
+        }
     }
 
     async fn seat(&mut self, grant: SeatGrant) -> Result<(), AppError> {
@@ -468,10 +481,10 @@ impl App {
                 self.last_error = None;
                 self.role.handle_central(true, now);
             }
-            TunnelEvent::Lost { why, .. } => {
+            TunnelEvent::Lost { why, silent_for, .. } => {
                 self.tunnel_up = false;
                 self.last_error = Some(why);
-                self.role.handle_central(self.control_up, now);
+                self.central_gone(silent_for, now);
             }
             TunnelEvent::Refused { epoch, refusal } => {
                 self.last_error = Some(refusal.to_string());
@@ -511,6 +524,18 @@ impl App {
                             group.clone(),
                             self.peers.clone(),
                             self.shared.clone(),
+                        ));
+                    }
+                }
+                Action::AskForLead { leader } => {
+                    if let Some(group) = self.cluster.group()
+                        && self.hand_overs.is_empty()
+                    {
+                        self.hand_overs.spawn(cluster::ask_for_lead(
+                            group.clone(),
+                            self.peers.clone(),
+                            self.shared.clone(),
+                            leader,
                         ));
                     }
                 }

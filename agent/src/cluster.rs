@@ -40,10 +40,10 @@ use tokio::{
 use crate::{alerts::Stance, control::Control, identity::Identity, peer::PeerNet};
 use program::explain;
 
-pub use lead::{give_way, transfer};
+pub use lead::{ask_for_lead, give_way, transfer};
 pub use neighbours::AskPeers;
 
-use lead::HEARS_CENTRAL;
+use lead::{GIVE_ME_THE_LEAD, HEARS_CENTRAL, answer_give_me_the_lead};
 use neighbours::TELLS_OF_OUTAGE;
 use roster::{is_approved, keep_to_roster, report_changes};
 use ways::Ways;
@@ -142,6 +142,11 @@ impl Shared {
         let running = self.group.read().unwrap_or_else(PoisonError::into_inner).clone();
         match running {
             Some(running) if running.seat() == (Seat { group, node: to }) => {
+                if body.get() == GIVE_ME_THE_LEAD {
+                    let heard = self.hears_central.load(Ordering::Relaxed);
+                    let given = answer_give_me_the_lead(&running, from, heard).await?;
+                    return serde_json::value::to_raw_value(&given).map_err(|error| error.to_string());
+                }
                 running.serve(from, body).await.map_err(|error| explain(&error))
             }
             Some(_) | None => Err(format!("this agent does not sit on node {to} of group {group}")),

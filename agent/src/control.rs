@@ -51,10 +51,10 @@ struct Inner {
 pub enum ControlEvent {
     Up(Welcome),
     Message(CentralMessage),
-    /// `silent_for`: how long nothing had been heard when the link was given up.
+    /// `silent_for`: how long nothing had been heard when the link was given up; `None` for an attempt that failed.
     Down {
         why: String,
-        silent_for: Duration,
+        silent_for: Option<Duration>,
     },
 }
 
@@ -120,10 +120,9 @@ pub async fn keep_connected(
         control.set(None);
         let why = explain(&lost);
         let silent_for = match &lost {
-            Lost::Link(LinkEnd::Dead { silent_for }) => *silent_for,
-            Lost::Link(_) | Lost::Open(_) | Lost::Refused(_) | Lost::Renewed | Lost::Planned => {
-                Duration::ZERO
-            }
+            Lost::Link(LinkEnd::Dead { silent_for }) => Some(*silent_for),
+            Lost::Link(_) | Lost::Refused(_) | Lost::Renewed | Lost::Planned => Some(Duration::ZERO),
+            Lost::Open(_) => None,
         };
         if events.send(ControlEvent::Down { why: why.clone(), silent_for }).await.is_err() {
             return;

@@ -47,6 +47,8 @@ pub struct RoleMachine {
     central_silent_since: Option<Instant>,
     evidence: Evidence,
     next_try_at: Option<Instant>,
+    /// Ordered to take over without leading: when to ask the leader for the lead.
+    ask_for_lead_at: Option<Instant>,
     /// This process was asked to end: it claims nothing any more.
     leaving: bool,
     questions: u64,
@@ -98,6 +100,8 @@ pub enum Action {
     Transfer { to: NodeId },
     /// Give the leadership to any candidate that hears central.
     GiveWay,
+    /// Ask this leader, which central's order does not seem to reach, for the leadership.
+    AskForLead { leader: NodeId },
     /// Bring up the tunnel, and bring it up again whenever it is lost, until told otherwise.
     OpenTunnel { epoch: Epoch },
     /// No new tunnel under this epoch; the one there is may finish its streams.
@@ -132,6 +136,7 @@ impl RoleMachine {
             central_silent_since: Some(now),
             evidence: Evidence::None,
             next_try_at: None,
+            ask_for_lead_at: None,
             leaving: false,
             questions: 0,
             outbox: VecDeque::new(),
@@ -204,6 +209,12 @@ impl RoleMachine {
         if order_changed && self.evidence == Evidence::Fresh {
             self.next_try_at = None;
         }
+        // The leader has the order, too, and a moment to follow it.
+        let ordered_me = report.order.filter(|order| self.seat.is_some_and(|seat| seat.node == order.node));
+        self.ask_for_lead_at = ordered_me.map(|_| match self.ask_for_lead_at {
+            Some(at) if !order_changed => at,
+            _ => now + RETRY_AFTER,
+        });
         self.report = Some(report);
         self.judge(now);
     }
@@ -224,6 +235,7 @@ impl RoleMachine {
     pub fn handle_control_lost(&mut self) {
         self.report = None;
         self.evidence = Evidence::None;
+        self.ask_for_lead_at = None;
     }
 
     /// Whether central is heard, on the control websocket or in the tunnel.
@@ -302,8 +314,11 @@ impl RoleMachine {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.leadership.leads || self.seat.is_none() {
+        if self.seat.is_none() {
             return None;
+        }
+        if !self.leadership.leads {
+            return self.ask_for_lead_at.filter(|_| self.leadership.leader.is_some());
         }
         let give_way_at = self.central_silent_since.map(|since| since + self.give_way_after);
         match (self.next_try_at, give_way_at) {
@@ -325,9 +340,12 @@ impl RoleMachine {
         self.leadership
     }
 
-    /// What a leader does about what it knows. Every input ends here.
+    /// What this agent does about what it knows. Every input ends here.
     fn judge(&mut self, now: Instant) {
-        let (Some(seat), true) = (self.seat, self.leadership.leads) else { return };
+        let Some(seat) = self.seat else { return };
+        if !self.leadership.leads {
+            return self.judge_following(now);
+        }
         if self.next_try_at.is_some_and(|at| at > now) {
             return;
         }
@@ -351,6 +369,17 @@ impl RoleMachine {
             }
             (None, Some(_)) => {}
             (None, None) => self.claim_unless_mine(now),
+        }
+    }
+
+    /// Ordered, and another leads for longer than following the order takes: perhaps central does not reach it, and
+    /// this agent does.
+    fn judge_following(&mut self, now: Instant) {
+        if self.ask_for_lead_at.is_some_and(|at| at <= now)
+            && let Some(leader) = self.leadership.leader
+        {
+            self.ask_for_lead_at = Some(now + RETRY_AFTER);
+            self.outbox.push_back(Action::AskForLead { leader });
         }
     }
 

@@ -66,6 +66,8 @@ pub enum TunnelEvent {
     Lost {
         epoch: Epoch,
         why: String,
+        /// How long nothing had been heard when it was given up. `None`: an attempt failed, nothing was heard at all.
+        silent_for: Option<Duration>,
     },
     Refused {
         epoch: Epoch,
@@ -220,7 +222,11 @@ impl Keeper {
                     } else if let Some(session) = &mut self.session {
                         session.lost_at = Some(SystemBootClock.now());
                     }
-                    TunnelEvent::Lost { epoch, why: end.to_string() }
+                    let silent_for = match &end {
+                        LaneEnd::Dead { silent_for } => *silent_for,
+                        _ => Duration::ZERO,
+                    };
+                    TunnelEvent::Lost { epoch, why: end.to_string(), silent_for: Some(silent_for) }
                 }
                 Err(Failed::Refused(refusal)) => {
                     if ends_session(refusal.code) {
@@ -229,7 +235,7 @@ impl Keeper {
                     }
                     TunnelEvent::Refused { epoch, refusal }
                 }
-                Err(error) => TunnelEvent::Lost { epoch, why: explain(&error) },
+                Err(error) => TunnelEvent::Lost { epoch, why: explain(&error), silent_for: None },
             };
             tracing::warn!(%epoch, ?event, "The tunnel is not up");
             self.tell(event).await;

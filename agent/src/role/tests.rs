@@ -67,6 +67,37 @@ fn an_order_for_another_moves_the_leadership_and_is_tried_again() {
 }
 
 #[test]
+fn one_that_was_ordered_asks_a_leader_that_does_not_follow_for_the_lead() {
+    let mut agent = Agent::seated(2);
+    agent.follows(1);
+    agent.report(None, Report { order: Some((2, false)), ..Report::default() });
+    assert_eq!(agent.actions(), [], "the leader has the order, too");
+    assert_eq!(agent.machine.poll_timeout(), Some(agent.now + S));
+    for _ in 0..2 {
+        agent.pass(S);
+        // Said again at every change, which is no reason to wait longer.
+        agent.report(None, Report { order: Some((2, false)), ..Report::default() });
+        assert_eq!(agent.actions(), [Action::AskForLead { leader: NodeId(1) }]);
+    }
+    agent.report(None, Report::default());
+    agent.pass(60 * S);
+    assert_eq!((agent.actions(), agent.machine.poll_timeout()), (vec![], None));
+}
+
+#[test]
+fn nobody_asks_for_the_lead_without_an_order_of_its_own() {
+    let mut agent = Agent::seated(2);
+    agent.follows(1);
+    agent.report(None, Report { order: Some((3, false)), ..Report::default() });
+    agent.pass(60 * S);
+    assert_eq!(agent.actions(), [], "another was ordered");
+    agent.report(None, Report { order: Some((2, false)), ..Report::default() });
+    agent.machine.handle_control_lost();
+    agent.pass(60 * S);
+    assert_eq!(agent.actions(), [], "what central said may be old");
+}
+
+#[test]
 fn an_ordered_leader_claims_although_a_tunnel_lives() {
     let mut agent = Agent::seated(2);
     agent.claim(5, 1, YOU);
@@ -207,6 +238,11 @@ impl Agent {
     fn leads(&mut self, leads: bool) {
         let leader = leads.then_some(NodeId(self.node));
         self.machine.handle_leadership(Leadership { leader, leads }, self.now);
+    }
+
+    fn follows(&mut self, node: u64) {
+        let leadership = Leadership { leader: Some(NodeId(node)), leads: false };
+        self.machine.handle_leadership(leadership, self.now);
     }
 
     fn report(&mut self, answers: Option<u64>, report: Report) {

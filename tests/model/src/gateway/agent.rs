@@ -86,6 +86,7 @@ pub(super) enum Lane {
 pub(super) enum Wish {
     Transfer(NodeId),
     GiveWay,
+    AskForLead { leader: NodeId },
 }
 
 impl Agent {
@@ -256,6 +257,10 @@ impl Agent {
         Self::booted(self.index.into(), self.boot + 1, self.seat)
     }
 
+    pub(super) fn hears_central(&self) -> bool {
+        self.control == Control::Up || self.tunnel_up()
+    }
+
     fn tunnel_up(&self) -> bool {
         self.tunnels().any(|kept| self.is_current(kept.session) && matches!(kept.lane, Lane::Up(_)))
     }
@@ -275,6 +280,7 @@ impl Agent {
                 Action::Claim => self.proposal = Proposal::Waiting,
                 Action::Transfer { to } => wishes.push(Wish::Transfer(to)),
                 Action::GiveWay => wishes.push(Wish::GiveWay),
+                Action::AskForLead { leader } => wishes.push(Wish::AskForLead { leader }),
                 Action::OpenTunnel { epoch } => {
                     let session = session_id(self.index, self.boot, epoch);
                     self.kept = Some(Kept { epoch, session, begun: false, lane: Lane::Down });

@@ -209,10 +209,15 @@ impl World {
     /// What a role machine asked for beyond its own agent.
     fn fulfil(&mut self, who: usize, wishes: &[Wish]) {
         for wish in wishes {
-            if self.group.leader != Some(who) {
-                continue; // it only believes that it leads
-            }
+            // Whoever asked another may only believe that it leads; so may whoever asks to lead.
+            let asked = match wish {
+                Wish::AskForLead { leader } => self.group.nodes.iter().position(|n| n == leader),
+                Wish::Transfer(_) | Wish::GiveWay => Some(who),
+            };
+            let Some(leads) = asked.filter(|asked| self.group.leader == Some(*asked)) else { continue };
             let to = match wish {
+                // A leader that hears central has its orders from there.
+                Wish::AskForLead { .. } => (!self.agents[leads].hears_central()).then_some(who),
                 Wish::Transfer(node) => self.group.nodes.iter().position(|n| n == node),
                 Wish::GiveWay => (0..self.agents.len())
                     .find(|other| *other != who && self.agents[*other].control == Control::Up),
