@@ -314,9 +314,7 @@ impl RoleMachine {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.seat.is_none() {
-            return None;
-        }
+        self.seat?;
         if !self.leadership.leads {
             return self.ask_for_lead_at.filter(|_| self.leadership.leader.is_some());
         }
