@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{
         self, ApiTokens, AppState, EnrolmentState, Role, follow::Following, measure::Measures,
-        settings::Installation,
+        metrics::History, settings::Installation,
     },
-    alerts::{Book, Dispatcher, Nudge, Pages},
+    alerts::{Book, Dispatcher, Nudge, Pages, Tally},
     audit::Audit,
     config::{Config, MetricsAccess},
     destination::{DestinationUrl, Destinations},
@@ -37,7 +37,7 @@ use crate::{
         handshake::{Caller, Doors, routes},
         keeper::{self, Event, Keeper, Rooms},
     },
-    listener::{self, Listeners},
+    listener::{self, Listeners, forwarder::Door},
     operator::OperatorToken,
     own_listeners::OwnListeners,
     people::{People, PeopleError, Secret},
@@ -148,6 +148,7 @@ impl App {
         // Bound before anything is decided: a port in use must not cost an election.
         let admin = bind(config.admin.listen, "the admin API", "admin.listen").await?;
         let tunnel = bind(config.tunnel.listen, "the tunnel endpoint", "tunnel.listen").await?;
+        let doors = front_doors(&config).await?;
         let addresses = Addresses { admin: address_of(&admin)?, tunnel: address_of(&tunnel)? };
 
         let disk = Arc::new(disk);
@@ -197,19 +198,26 @@ impl App {
             environments.iter().map(|(name, environment)| (name.clone(), environment.tunnel.subscribe()));
         let settings =
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
-        let listeners = Arc::new(Listeners::new(&store, tunnels, settings));
+        let front = doors.iter().map(|door| Ok((door.environment.clone(), address_of(&door.listener)?)));
+        let front = front.collect::<Result<BTreeMap<_, _>, BuildError>>()?;
+        let listeners = Arc::new(Listeners::new(&store, tunnels, settings).behind(doors));
 
         let public = [&config.admin.public_url, &config.tunnel.public_url].into_iter().flatten();
-        let own_listeners = OwnListeners::new([addresses.admin, addresses.tunnel], public, listeners.clone());
+        let own_doors = [addresses.admin, addresses.tunnel].into_iter().chain(front.values().copied());
+        let own_listeners = OwnListeners::new(own_doors, public, listeners.clone());
         let allowed = config.alerts.allow_destinations.clone();
         let own = own_listeners.clone();
         let rules = AddressRules::new(move |address| allowed.iter().any(|cidr| cidr.contains(address)))
             .refusing(move |host, address| own.are_at(host, address));
         let courier = Courier::new(rules.clone());
-        let dispatcher = |(name, nudge): (&EnvironmentName, &Nudge)| {
-            Dispatcher::new(name.clone(), book(name), courier.clone(), nudge.clone(), pages.clone())
+        let tallies: BTreeMap<EnvironmentName, Tally> =
+            nudges.keys().map(|name| (name.clone(), Tally::default())).collect();
+        let dispatcher = |((name, nudge), tally): ((&EnvironmentName, &Nudge), &Tally)| {
+            let (nudge, pages, tally) = (nudge.clone(), pages.clone(), tally.clone());
+            Dispatcher::new(name.clone(), book(name), courier.clone(), nudge, pages, tally)
         };
-        let dispatchers = nudges.iter().map(dispatcher).collect();
+        // Of the same names, in the same order.
+        let dispatchers = nudges.iter().zip(tallies.values()).map(dispatcher).collect();
 
         let traffic = Arc::new(Traffic { listeners: listeners.clone(), environments: environments.clone() });
         let mut drillers = Vec::new();
@@ -253,6 +261,8 @@ impl App {
                 secrets_key: Vault::key_file(&data_dir, config.secrets_key_file.as_deref()),
             },
             alert_nudges: Arc::new(nudges),
+            alert_tallies: Arc::new(tallies),
+            history: History::default(),
             drills: Arc::new(conductors),
             alert_hold_down: config.alerts.hold_down,
             tunnel_url: Some(public_url.into()),
@@ -266,7 +276,7 @@ impl App {
                 store_path: data_dir.join("db"),
             }),
             metrics_open: config.admin.metrics == MetricsAccess::Open,
-            ip_forwarder_url: None,
+            ip_forwarder_urls: Arc::new(forwarder_urls(&config, &front)),
         };
         let audit = state.audit.clone();
         let agent_router = routes(Doors { environments: environments.clone(), enrolment: enrolment.clone() })
@@ -511,6 +521,35 @@ async fn bind(
     setting: &'static str,
 ) -> Result<TcpListener, BuildError> {
     TcpListener::bind(address).await.map_err(|source| BuildError::Listen { what, setting, address, source })
+}
+
+/// One front door for each Environment, where the operator wants any.
+async fn front_doors(config: &Config) -> Result<Vec<Door>, BuildError> {
+    let Some(mut address) = config.listeners.forwarder else { return Ok(Vec::new()) };
+    let mut doors = Vec::new();
+    for environment in &config.environments {
+        let listener = bind(address, "the front door", "listeners.forwarder").await?;
+        doors.push(Door { environment: environment.clone(), listener });
+        if address.port() != 0 {
+            address.set_port(address.port().saturating_add(1));
+        }
+    }
+    Ok(doors)
+}
+
+/// As applications are told: a door on every address is reached under the name that central has for others.
+fn forwarder_urls(
+    config: &Config,
+    front: &BTreeMap<EnvironmentName, SocketAddr>,
+) -> BTreeMap<EnvironmentName, String> {
+    let named = config.admin.public_url.as_ref().or(config.tunnel.public_url.as_ref());
+    let named = named.map(DestinationUrl::host).or(config.tunnel.names.first().map(String::as_str));
+    let url = |address: &SocketAddr| match named.filter(|_| address.ip().is_unspecified()) {
+        Some(name) if name.contains(':') => format!("socks5://[{name}]:{}", address.port()),
+        Some(name) => format!("socks5://{name}:{}", address.port()),
+        None => format!("socks5://{address}"),
+    };
+    front.iter().map(|(environment, address)| (environment.clone(), url(address))).collect()
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, BuildError> {

@@ -23,6 +23,7 @@ pub mod people;
 pub mod process_server;
 pub mod records;
 pub mod series;
+pub mod spread;
 pub mod store;
 pub mod tls;
 pub mod trace;

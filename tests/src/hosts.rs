@@ -1,6 +1,7 @@
 //! Central and agents' hosts, set up one step at a time: for scenarios about the steps themselves
 //! (marking, founding, leaving, losing one's state), where [`Site`](crate::Site) would do too much at once.
 
+mod expire;
 mod look;
 mod place;
 

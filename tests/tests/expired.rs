@@ -7,10 +7,6 @@ use std::fs;
 use std::time::Duration;
 
 use postern_tests::{Hosts, wait_until};
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType,
-    date_time_ymd,
-};
 use serde_json::Value;
 
 /// It asks every 10 to 30 seconds.
@@ -21,7 +17,7 @@ async fn it_waits_for_an_approval_and_then_votes_and_carries_as_before() {
     let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
     let node = hosts.node_of("beta").await;
     hosts.stop("beta");
-    expire_certificate(&hosts, "beta");
+    hosts.expire_certificate("beta");
 
     hosts.start("beta");
 
@@ -58,7 +54,7 @@ async fn one_that_was_removed_meanwhile_cannot_even_ask() {
     let mut hosts = Hosts::central("").await;
     hosts.enrol("alpha").await;
     hosts.stop("alpha");
-    expire_certificate(&hosts, "alpha");
+    hosts.expire_certificate("alpha");
     hosts.api().delete("/process-servers/alpha").await;
 
     hosts.start("alpha");
@@ -100,7 +96,7 @@ async fn one_that_was_away_when_the_authority_was_replaced_is_let_in_and_takes_o
 async fn one_whose_certificate_and_authority_are_both_gone_comes_back_with_an_approval() {
     let mut hosts = Hosts::up(&["alpha", "beta"], "").await;
     hosts.stop("beta");
-    expire_certificate(&hosts, "beta");
+    hosts.expire_certificate("beta");
     rotate(&hosts).await;
 
     hosts.start("beta");
@@ -134,30 +130,4 @@ async fn rotate(hosts: &Hosts) {
         events.contains("ca_rotated").then_some(())
     })
     .await;
-}
-
-/// Replaces an agent's certificate by one for the same key that central's CA could have made years ago.
-fn expire_certificate(hosts: &Hosts, name: &str) {
-    let read = |path: std::path::PathBuf| {
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
-    let authority = read(hosts.data_dir("central").join("ca/ca-key.pem"));
-    let certificate = authority.find("-----BEGIN CERTIFICATE").unwrap();
-    let authority_key = KeyPair::from_pem(&authority[..certificate]).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(&authority[certificate..], authority_key).unwrap();
-
-    let identity = hosts.data_dir(name).join("identity");
-    let key = KeyPair::from_pem(&read(identity.join("key.pem"))).unwrap();
-    let record: Value = serde_json::from_str(&read(identity.join("identity.json"))).unwrap();
-    let text = |field: &str| record[field].as_str().unwrap().to_owned();
-    let uri = format!("postern://{}/agent/{}", text("environment"), text("agent"));
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 1, 2));
-    let expired = params.signed_by(&key, &issuer).unwrap();
-    fs::write(identity.join("cert.pem"), expired.pem()).unwrap();
 }

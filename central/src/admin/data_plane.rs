@@ -13,6 +13,7 @@ use crate::{
     destination::Destination,
     gateway::probing::NotAsked,
     listener::ledger::{ClosedStream, OpenStream, StreamKey},
+    spread::Spread,
 };
 
 /// The gateway's and the listeners' answers to an administrator.
@@ -82,6 +83,37 @@ pub struct TrafficView {
     pub round_trip: Option<Duration>,
     /// Of the tunnel there is now: its websockets.
     pub lanes: usize,
+    pub times: StreamTimes,
+}
+
+/// Where the time of clients went since central started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamTimes {
+    /// Waiting for a tunnel.
+    pub parked: Spread,
+    /// From the opening until the destination had accepted.
+    pub dialled: Spread,
+    /// From the opening until the destination's first byte.
+    pub first_byte: Spread,
+    /// From the arrival to the end.
+    pub lasted: Spread,
+}
+
+/// From a round trip within a site to a destination that hardly answers, milliseconds.
+const OPENING_MS: &[u64] = &[5, 20, 50, 100, 250, 1_000, 5_000, 30_000];
+/// From a request to a connection pool's oldest, milliseconds.
+const LASTED_MS: &[u64] = &[100, 1_000, 10_000, 60_000, 600_000, 3_600_000, 86_400_000];
+
+impl Default for StreamTimes {
+    fn default() -> Self {
+        let opening = || Spread::between(OPENING_MS);
+        Self {
+            parked: opening(),
+            dialled: opening(),
+            first_byte: opening(),
+            lasted: Spread::between(LASTED_MS),
+        }
+    }
 }
 
 /// A stream came to be.

@@ -3,23 +3,30 @@
 //! Labels are Environments, candidates and states: few, and set by administrators. Never a stream, a client or a
 //! person.
 
+mod history;
+
 use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    encoding::{EncodeMetric, MetricEncoder, text::encode},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use proto::EnvironmentName;
 use std::sync::atomic::AtomicU64;
 use time::OffsetDateTime;
 
+pub use self::history::History;
 use super::{AppState, measure::Labels, problem::Problem, rights::Caller};
 use crate::{
-    alerts::Book, failovers::Failovers, gateway::view::GatewayState, process_server::ProcessServers,
+    alerts::{Book, Tally},
+    failovers::Failovers,
+    gateway::view::GatewayState,
+    process_server::ProcessServers,
+    spread::Spread,
 };
 
 const MEDIA: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -85,8 +92,38 @@ struct Sheet {
     raft_leader: Family<Labels, Value>,
     raft_index: Family<Labels, Value>,
     raft_voters: Family<Labels, Value>,
+    raft_quorum: Family<Labels, Value>,
+    links: Family<Labels, Value>,
     webhooks: Family<Labels, Value>,
     oldest_webhook: Family<Labels, Value>,
+    webhook_attempts: Family<Labels, Counter>,
+    failover_gaps: Spreads,
+    attempts: Family<Labels, Counter>,
+    attempts_lasted: Spreads,
+    openings: Spreads,
+    streams_lasted: Spreads,
+}
+
+/// Spreads that were counted elsewhere, each with its labels.
+#[derive(Debug, Default)]
+struct Spreads(Vec<(Labels, Spread)>);
+
+impl EncodeMetric for Spreads {
+    fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+        for (labels, spread) in &self.0 {
+            encoder.encode_family(labels)?.encode_histogram::<Labels>(
+                spread.sum().as_secs_f64(),
+                spread.count(),
+                &spread.buckets(),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 impl Sheet {
@@ -124,14 +161,31 @@ impl Sheet {
                 self.last_seen.get_or_create(&labels).set(seconds(seen));
             }
         }
-        if let Some(newest) = Failovers::new(state.store.clone(), name).newest().await? {
-            self.failovers.get_or_create(&of()).inc_by(newest.id);
-            if let Some(gap) = newest.gap_ms {
-                self.last_gap.get_or_create(&of()).set(gap as f64 / 1_000.0);
-            }
+        let failovers = Failovers::new(state.store.clone(), name).all().await?;
+        if let Some(gap) = failovers.first().and_then(|newest| newest.gap_ms) {
+            self.last_gap.get_or_create(&of()).set(gap as f64 / 1_000.0);
         }
+        let history = state.history.count(name, &failovers);
+        for (reason, count) in [("planned", history.planned), ("lost", history.lost)] {
+            self.failovers.get_or_create(&with("reason", reason.to_owned())).inc_by(count);
+        }
+        for (outcome, count) in history.attempts {
+            self.attempts.get_or_create(&with("outcome", outcome.to_owned())).inc_by(count);
+        }
+        self.failover_gaps.0.push((of(), history.gaps));
+        self.attempts_lasted.0.push((of(), history.attempts_lasted));
         let traffic = state.data_plane.traffic(name);
+        let times = traffic.times;
+        let stages = [("parked", times.parked), ("dialled", times.dialled), ("first_byte", times.first_byte)];
+        for (stage, spread) in stages {
+            self.openings.0.push((with("stage", stage.to_owned()), spread));
+        }
+        self.streams_lasted.0.push((of(), times.lasted));
         self.streams.get_or_create(&of()).set(traffic.open as f64);
+        let tunnels = usize::from(view.active.is_some()) + view.draining.len();
+        for (kind, count) in [("control", view.connected.len()), ("tunnel", tunnels)] {
+            self.links.get_or_create(&with("kind", kind.to_owned())).set(count as f64);
+        }
         self.parked.get_or_create(&of()).set(traffic.parked as f64);
         for (outcome, count) in [("opened", traffic.opened), ("refused", traffic.refused)] {
             self.streams_total.get_or_create(&with("outcome", outcome.to_owned())).inc_by(count);
@@ -147,6 +201,19 @@ impl Sheet {
             self.raft_leader.get_or_create(&of()).set(number(raft.leader == Some(raft.witness)));
             self.raft_index.get_or_create(&of()).set(raft.last_applied as f64);
             self.raft_voters.get_or_create(&of()).set(raft.voters.len() as f64);
+            self.raft_quorum.get_or_create(&of()).set(number(raft.leader.is_some()));
+        }
+        for (endpoint, attempts) in state.alert_tallies.get(name).map(Tally::counts).unwrap_or_default() {
+            let outcomes = [
+                ("delivered", attempts.delivered),
+                ("failed", attempts.failed),
+                ("given_up", attempts.given_up),
+            ];
+            for (outcome, count) in outcomes {
+                let mut labels = with("endpoint", endpoint.clone());
+                labels.push(("outcome", outcome.to_owned()));
+                self.webhook_attempts.get_or_create(&labels).inc_by(count);
+            }
         }
         let book = Book::new(state.store.clone(), name, state.alert_hold_down, state.vault.clone());
         let deliveries = book.deliveries().await?;
@@ -169,7 +236,27 @@ impl Sheet {
         registry.register("gateway_event_raised", "System_Secure_Gateway is raised", self.event_raised);
         registry.register("candidate_connected", "The candidate has a control connection", self.connected);
         registry.register("candidate_last_seen_timestamp_seconds", "When it was last heard", self.last_seen);
-        registry.register("failovers", "Losses and moves of the tunnel, planned ones too", self.failovers);
+        registry.register("failovers", "Losses and moves of the tunnel that have ended", self.failovers);
+        registry.register("failover_duration_seconds", "How long each left no tunnel", self.failover_gaps);
+        registry.register("connect_attempts", "Candidates' turns to bring up a tunnel", self.attempts);
+        registry.register("connect_attempt_duration_seconds", "How long a turn lasted", self.attempts_lasted);
+        registry.register("central_links", "Connections of agents to this central", self.links);
+        registry.register(
+            "stream_open_duration_seconds",
+            "Until a client had its stream, by stage, of those that ended",
+            self.openings,
+        );
+        registry.register("stream_duration_seconds", "From arrival to end", self.streams_lasted);
+        registry.register(
+            "raft_quorum",
+            "The group has a leader, as central's member sees it",
+            self.raft_quorum,
+        );
+        registry.register(
+            "webhook_deliveries",
+            "Attempts to deliver alerts since central started",
+            self.webhook_attempts,
+        );
         registry.register("failover_last_gap_seconds", "How long the last one left no tunnel", self.last_gap);
         registry.register("tunnel_streams_active", "Streams that are open", self.streams);
         registry.register("tunnel_streams", "Clients since central started, by outcome", self.streams_total);

@@ -29,7 +29,7 @@ mod health;
 mod input;
 pub mod measure;
 mod meta;
-mod metrics;
+pub mod metrics;
 pub mod openapi;
 mod paging;
 pub mod problem;
@@ -65,7 +65,7 @@ use time::OffsetDateTime;
 use tracing::warn;
 
 use crate::{
-    alerts::Nudge,
+    alerts::{Nudge, Tally},
     audit::Audit,
     drill::Conductors,
     enrolment::Enrolment,
@@ -106,6 +106,10 @@ pub struct AppState {
     pub own_listeners: OwnListeners,
     /// Wakes the dispatcher of an Environment.
     pub alert_nudges: Arc<BTreeMap<EnvironmentName, Nudge>>,
+    /// What became of attempts to deliver alerts.
+    pub alert_tallies: Arc<BTreeMap<EnvironmentName, Tally>>,
+    /// What `/metrics` has counted of failovers.
+    pub history: metrics::History,
     /// Where drills are ordered, by Environment.
     pub drills: Arc<Conductors>,
     /// How long an outage lasts before it is told, unless the alerts' settings say so.
@@ -123,8 +127,8 @@ pub struct AppState {
     pub metrics_open: bool,
     /// Where agents find central, `https://HOST:PORT`, for the commands that are shown to people.
     pub tunnel_url: Option<Arc<str>>,
-    /// The address of the Environment's forwarding front door, shown on the active.
-    pub ip_forwarder_url: Option<Arc<str>>,
+    /// Where each Environment's forwarding front door is, shown on the active.
+    pub ip_forwarder_urls: Arc<BTreeMap<EnvironmentName, String>>,
 }
 
 impl AppState {

@@ -206,7 +206,7 @@ impl<'a> Looking<'a> {
         Ok(Self {
             view: state.gateway(caller)?.view(),
             group_exists: group.group.is_some(),
-            ip_forwarder_url: state.ip_forwarder_url.as_deref(),
+            ip_forwarder_url: state.ip_forwarder_urls.get(&caller.environment).map(String::as_str),
         })
     }
 

@@ -21,6 +21,7 @@ use super::{
     book::Book,
     pages::Pages,
     settings::{Settings, SettingsError},
+    tally::Tally,
 };
 use crate::{
     events::{NewEvent, Severity},
@@ -53,6 +54,7 @@ pub struct Dispatcher {
     courier: Courier,
     nudge: Nudge,
     pages: Pages,
+    tally: Tally,
     /// Unique to this run of central: what another had in hand is taken over.
     me: String,
     attempts: JoinSet<(Delivery, Attempt)>,
@@ -68,9 +70,10 @@ impl Dispatcher {
         courier: Courier,
         nudge: Nudge,
         pages: Pages,
+        tally: Tally,
     ) -> Self {
         let me = proto::SessionId::random().to_string();
-        Self { environment, book, courier, nudge, pages, me, attempts: JoinSet::new(), seen: None }
+        Self { environment, book, courier, nudge, pages, tally, me, attempts: JoinSet::new(), seen: None }
     }
 
     /// Runs until `stop`. An attempt that is under way then is made again at the next start, under the
@@ -154,7 +157,11 @@ impl Dispatcher {
             settings.alerts.endpoint(&read.value.endpoint).filter(|endpoint| endpoint.is_enabled());
         let Some(endpoint) = endpoint.cloned() else {
             let given_up = read.value.give_up("its endpoint was removed or switched off", now);
-            return self.put(read, given_up).await;
+            let put = self.put(read, given_up).await?;
+            if put {
+                self.tally.count(&read.value.endpoint, &read.value.state);
+            }
+            return Ok(put);
         };
         let Some(begun) = read.value.begin(&self.me, now) else { return Ok(true) };
         if !self.put(read, begun.clone()).await? {
@@ -219,6 +226,7 @@ impl Dispatcher {
             self.seen = None;
             return Ok(None);
         }
+        self.tally.count(&read.value.endpoint, &read.value.state);
         let seen = self.seen.as_mut().and_then(|seen| seen.iter_mut().find(|seen| seen.key == read.key));
         match seen {
             Some(seen) => *seen = read,

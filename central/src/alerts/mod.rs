@@ -17,8 +17,10 @@ mod book;
 mod dispatch;
 mod pages;
 mod settings;
+mod tally;
 
 pub use book::{ALERTS_AT_ONCE, Book, EVENTS_AT_ONCE};
 pub use dispatch::{Dispatcher, Nudge};
 pub use pages::Pages;
 pub use settings::{Maintenance, Settings, SettingsError, settings_shown};
+pub use tally::Tally;

@@ -131,6 +131,11 @@ const SETTINGS: &[Line] = &[
     ("listeners.bind", "Where a destination listens that names no address of its own.", |c| {
         c.listeners.bind.to_string()
     }),
+    (
+        "listeners.forwarder",
+        "Where the front door (SOCKS5, HTTP CONNECT) listens; port 0: any free one.",
+        |c| c.listeners.forwarder.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+    ),
     ("log.format", "How central writes its log: text or json.", |c| match c.log.format {
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),

@@ -73,6 +73,7 @@ pub(super) struct AlertsTable {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ListenersTable {
     pub(super) bind: Given<String>,
+    pub(super) forwarder: Given<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -136,6 +136,9 @@ pub struct Alerts {
 pub struct Listeners {
     /// Where a destination listens that names no address of its own.
     pub bind: IpAddr,
+    /// Where the first Environment's front door (SOCKS5, CONNECT) listens, the next one's a port higher; nothing:
+    /// there is none.
+    pub forwarder: Option<SocketAddr>,
 }
 
 impl Default for Config {
@@ -167,7 +170,10 @@ impl Default for Config {
             },
             agent: Agent { give_way_after: 10 * S },
             alerts: Alerts { hold_down: 10 * S, allow_destinations: Vec::new() },
-            listeners: Listeners { bind: Ipv4Addr::LOCALHOST.into() },
+            listeners: Listeners {
+                bind: Ipv4Addr::LOCALHOST.into(),
+                forwarder: Some((Ipv4Addr::LOCALHOST, 0).into()),
+            },
             log: Log { format: LogFormat::Text, level: "info".into() },
             written: Written::default(),
         }
@@ -284,7 +290,7 @@ impl Reading<'_, '_> {
                 ),
                 allow_destinations: self.each(&file.alerts.allow_destinations, |text| text.parse::<Cidr>()),
             },
-            listeners: Listeners { bind: self.bind(&file.listeners.bind, default.listeners.bind) },
+            listeners: self.listeners(&file.listeners, default.listeners),
             log: Log {
                 format: file.log.format.as_ref().map_or(default.log.format, |format| *format.get_ref()),
                 level: self.level(&file.log.level, default.log.level),
@@ -293,6 +299,17 @@ impl Reading<'_, '_> {
         };
         self.together(file, &config);
         config
+    }
+
+    fn listeners(&mut self, table: &file::ListenersTable, default: Listeners) -> Listeners {
+        let bind = self.bind(&table.bind, default.bind);
+        let forwarder = match &table.forwarder {
+            // Beside the destinations that name no address.
+            None => default.forwarder.map(|_| SocketAddr::new(bind, 0)),
+            Some(given) if given.get_ref() == "off" => None,
+            given @ Some(_) => Some(self.listen(given, SocketAddr::new(bind, 0))),
+        };
+        Listeners { bind, forwarder }
     }
 
     fn tunnel(&mut self, table: &file::TunnelTable, default: Tunnel) -> Tunnel {
@@ -535,6 +552,7 @@ mod tests {
             allow_destinations = ["127.0.0.0/8"]
             [listeners]
             bind = "0.0.0.0"
+            forwarder = "192.0.2.1:1080"
             [log]
             format = "json"
             level = "warn,central=debug"
@@ -562,6 +580,10 @@ mod tests {
         assert_eq!(config.agent.give_way_after, 1500 * MS);
         assert_eq!(config.alerts.allow_destinations.len(), 1);
         assert_eq!(config.listeners.bind, IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(config.listeners.forwarder, Some("192.0.2.1:1080".parse().unwrap()));
+        let beside = parse("[listeners]\nbind = \"0.0.0.0\"").unwrap().listeners;
+        assert_eq!(beside.forwarder, Some("0.0.0.0:0".parse().unwrap()));
+        assert_eq!(parse("[listeners]\nforwarder = \"off\"").unwrap().listeners.forwarder, None);
         assert_eq!(config.log, Log { format: LogFormat::Json, level: "warn,central=debug".into() });
     }
 
@@ -629,6 +651,7 @@ mod tests {
             "[tunnel]\npublic_url = \"https://gw/path\"",
             "[alerts]\nallow_destinations = [\"10.1.2.3/8\"]",
             "[listeners]\nbind = \"eth0\"",
+            "[listeners]\nforwarder = \"on\"",
             "[log]\nlevel = \"central=loud\"",
             "environments = []",
             "environments = [\"a\", \"a\"]",

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 
 pub use super::account::{ClosedStream, Outcome};
 use super::entrance::Refusal;
-use crate::gateway::environment::ActiveTunnel;
+use crate::{admin::data_plane::StreamTimes, gateway::environment::ActiveTunnel};
 
 /// How many streams are remembered that ended as they should.
 pub const FINISHED_MAX: usize = 200;
@@ -53,6 +53,7 @@ struct Pages {
     opened: u64,
     refused: u64,
     ended: u64,
+    times: StreamTimes,
 }
 
 /// How many there were since central started.
@@ -250,6 +251,11 @@ impl Ledger {
         Counts { open: pages.open.len(), opened: pages.opened, refused: pages.refused }
     }
 
+    /// Where the time of those that ended went.
+    pub fn times(&self) -> StreamTimes {
+        self.lock().times.clone()
+    }
+
     /// The last that ended, newest first.
     pub fn closed(&self) -> Vec<ClosedStream> {
         // Copied first, as above.
@@ -278,6 +284,12 @@ impl Pages {
     fn remember(&mut self, closed: impl FnOnce(u64) -> Closed) {
         self.ended += 1;
         let closed = closed(self.ended);
+        self.times.parked.observe(closed.parked);
+        if let Some(carried) = &closed.carried {
+            self.times.lasted.observe(closed.lasted);
+            carried.dial.into_iter().for_each(|dial| self.times.dialled.observe(dial));
+            carried.first_byte.into_iter().for_each(|first| self.times.first_byte.observe(first));
+        }
         let (book, most) = match closed.ending {
             Ending::Finished | Ending::Ended => (&mut self.finished, FINISHED_MAX),
             Ending::Dropped | Ending::ClientBroke(_) | Ending::Broke(_) | Ending::Refused(_) => {

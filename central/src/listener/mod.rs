@@ -4,18 +4,20 @@
 //!   follow    one task per Environment: the store's destinations decide which entrances there are
 //!   entrance  what one destination's listener and clients share: who may come in, counters, events
 //!   tcp       plain TCP behind an entrance: accept ─► park ─► open ─► relay
+//!   forwarder the front door: SOCKS5 and CONNECT, a second way to the same entrances
 //!   ledger    who uses the gateway now, and who did lately
 //!   account   hop by hop, what became of one that ended: which rule, and where its time went
 //!   park      waiting for a tunnel, and opening a stream in it; also what `POST …/test` uses
 //!   budget    how many clients this process may hold
 //! ```
 //!
-//! What TLS, HTTP, UDP or SOCKS listeners add is another `tcp`: the rest is the same for them.
+//! What TLS, HTTP or UDP listeners add is another `tcp`: the rest is the same for them.
 
 pub mod account;
 pub mod budget;
 pub mod entrance;
 mod follow;
+pub mod forwarder;
 pub mod ledger;
 pub mod park;
 #[cfg(test)]
@@ -45,6 +47,7 @@ use self::{
     budget::Budget,
     entrance::House,
     follow::{Follower, Published},
+    forwarder::Door,
     ledger::{ClosedStream, Ledger, OpenStream, StreamKey},
     park::{Lot, PARKED_MAX},
 };
@@ -90,6 +93,8 @@ pub struct Listeners {
     environments: BTreeMap<EnvironmentName, Environment>,
     /// Until [`Listeners::run`] takes them.
     followers: Mutex<Vec<(Follower, mpsc::Receiver<NewEvent>)>>,
+    /// The same.
+    doors: Mutex<Vec<Door>>,
 }
 
 struct Environment {
@@ -135,7 +140,13 @@ impl Listeners {
             followers.push((Follower { store, destinations, events, house, anywhere, published }, said));
             environments.insert(name, environment);
         }
-        Self { environments, followers: Mutex::new(followers) }
+        Self { environments, followers: Mutex::new(followers), doors: Mutex::default() }
+    }
+
+    /// Puts front doors before the entrances of their Environments; [`Listeners::run`] opens them.
+    #[must_use]
+    pub fn behind(self, doors: Vec<Door>) -> Self {
+        Self { doors: Mutex::new(doors), ..self }
     }
 
     /// Keeps the listeners until `cancel`, then closes them and lets those inside end, within a limit. A second
@@ -147,6 +158,13 @@ impl Listeners {
         let mut tasks = JoinSet::new();
         for (follower, said) in followers {
             tasks.spawn(follower.run(said, cancel.clone()));
+        }
+        for Door { environment, listener } in
+            std::mem::take(&mut *self.doors.lock().unwrap_or_else(PoisonError::into_inner))
+        {
+            if let Some(there) = self.environments.get(&environment) {
+                tasks.spawn(forwarder::serve(listener, there.published.clone(), cancel.clone()));
+            }
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
@@ -225,6 +243,7 @@ impl Listeners {
             bytes_to_cloud: stats.as_ref().map_or(0, |stats| stats.bytes_in),
             round_trip: stats.and_then(|stats| stats.round_trip),
             lanes,
+            times: environment.ledger.times(),
         }
     }
 

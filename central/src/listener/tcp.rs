@@ -122,12 +122,12 @@ fn tell_panic(entrance: &Entrance, ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// A client's stream, and where it has signed until they are dropped.
-struct Opened {
-    stream: TunnelStream,
+pub(super) struct Opened {
+    pub(super) stream: TunnelStream,
     /// Bytes that went with the opening.
     first: usize,
     _entry: Entry,
-    line: Line,
+    pub(super) line: Line,
 }
 
 impl Entrance {
@@ -140,15 +140,26 @@ impl Entrance {
             // Boxed: what waiting needs would otherwise stay with the client for as long as it is relayed.
             opened = Box::pin(self.open(&socket, &arrival, &mut inside)) => opened,
         };
-        let Opened { stream, first, _entry, line } = match opened {
-            Ok(opened) => opened,
+        match opened {
+            Ok(opened) => self.carry(socket, opened, &arrival, inside).await,
             Err(refusal) => {
                 self.refused(arrival, refusal);
-                return reset(socket);
+                reset(socket);
             }
-        };
+        }
+    }
+
+    /// Joins a client to its stream until both have ended.
+    pub(super) async fn carry(
+        &self,
+        socket: TcpStream,
+        opened: Opened,
+        arrival: &Arrival,
+        mut inside: Inside,
+    ) {
+        let Opened { stream, first, _entry, line } = opened;
         inside.open();
-        let Arrival { trace_id, destination, client, .. } = &arrival;
+        let Arrival { trace_id, destination, client, .. } = arrival;
         debug!(%trace_id, %destination, %client, stream = %line.key(), "Opened a stream");
         let end = tokio::select! {
             biased;
@@ -171,7 +182,7 @@ impl Entrance {
     }
 
     /// Finds a tunnel within the Environment's `park_timeout`, opens a stream in it and signs for the client.
-    async fn open(
+    pub(super) async fn open(
         &self,
         socket: &TcpStream,
         arrival: &Arrival,
@@ -247,7 +258,7 @@ async fn left(socket: &TcpStream, has_spoken: bool) {
 
 /// Small writes leave at once, dead peers are found out, and should central be killed its clients are reset: a
 /// connection that waited for a tunnel has not come to its end. A socket that refuses works all the same.
-fn prepare(socket: &TcpStream) {
+pub(super) fn prepare(socket: &TcpStream) {
     let reset = socket.set_zero_linger();
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let kept = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
@@ -257,7 +268,7 @@ fn prepare(socket: &TcpStream) {
 }
 
 /// Ends a connection with RST.
-fn reset(socket: TcpStream) {
+pub(super) fn reset(socket: TcpStream) {
     // Fails only on a socket that is gone already.
     let _ = socket.set_zero_linger();
     drop(socket);

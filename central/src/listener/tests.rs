@@ -331,31 +331,35 @@ async fn when_central_stops_those_who_wait_are_reset_at_once_and_those_inside_wi
 // ---- the stage ----
 
 /// Longer than any test.
-const PATIENT: Duration = Duration::from_secs(600);
+pub(super) const PATIENT: Duration = Duration::from_secs(600);
 /// No state is waited for longer than this; a loaded machine needs some.
 const LIMIT: Duration = Duration::from_secs(30);
 
-struct World {
-    environment: EnvironmentName,
-    gate: Gate,
+pub(super) struct World {
+    pub(super) environment: EnvironmentName,
+    pub(super) gate: Gate,
     destinations: Destinations,
     events: Events,
-    listeners: Arc<Listeners>,
+    pub(super) listeners: Arc<Listeners>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
 }
 
 impl World {
     async fn new(park_timeout: Duration) -> Self {
+        Self::with_door(park_timeout, None).await
+    }
+
+    /// The same, with a front door.
+    pub(super) async fn with_door(park_timeout: Duration, door: Option<TcpListener>) -> Self {
         let environment = name("default");
         let gate = Gate::default();
         let store = store();
         let tunnels = [(environment.clone(), gate.tunnel.subscribe())];
-        let listeners = Arc::new(Listeners::new(
-            &store,
-            tunnels,
-            Settings { park_timeout, bind: Ipv4Addr::LOCALHOST.into() },
-        ));
+        let doors = door.map(|listener| forwarder::Door { environment: environment.clone(), listener });
+        let settings = Settings { park_timeout, bind: Ipv4Addr::LOCALHOST.into() };
+        let listeners = Listeners::new(&store, tunnels, settings).behind(doors.into_iter().collect());
+        let listeners = Arc::new(listeners);
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let (listeners, stop) = (Arc::clone(&listeners), stop.clone());
@@ -372,7 +376,7 @@ impl World {
         }
     }
 
-    async fn add(&self, value: Value) {
+    pub(super) async fn add(&self, value: Value) {
         self.destinations.create(spec(value)).await.unwrap();
     }
 
@@ -396,7 +400,7 @@ impl World {
         client
     }
 
-    async fn until_bound(&self, destination: &str) -> SocketAddr {
+    pub(super) async fn until_bound(&self, destination: &str) -> SocketAddr {
         let destination = name(destination);
         self.until(|world| world.listeners.bound(&world.environment, &destination).is_some()).await;
         self.listeners.bound(&self.environment, &destination).unwrap()

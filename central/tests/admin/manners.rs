@@ -163,6 +163,13 @@ async fn metrics_are_told_to_whoever_has_a_token_without_naming_anybody() {
         "postern_tunnel_streams_total{environment=\"default\",outcome=\"opened\"} 7",
         "postern_http_requests_total{route=\"/metrics\",method=\"GET\",code=\"401\"} 1",
         "postern_auth_failures_total 1",
+        "postern_central_links{environment=\"default\",kind=\"control\"} 1",
+        "postern_central_links{environment=\"default\",kind=\"tunnel\"} 1",
+        "postern_failovers_total{environment=\"default\",reason=\"lost\"} 0",
+        "postern_failover_duration_seconds_bucket{le=\"0.25\",environment=\"default\"} 0",
+        "postern_connect_attempt_duration_seconds_count{environment=\"default\"} 0",
+        "postern_stream_open_duration_seconds_count{environment=\"default\",stage=\"parked\"} 0",
+        "postern_stream_duration_seconds_sum{environment=\"default\"} 0.0",
     ] {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }

@@ -128,6 +128,8 @@ impl Stage {
             operator: OperatorToken::unwritten(),
             files: admin::Files::default(),
             alert_nudges: Arc::default(),
+            alert_tallies: Arc::default(),
+            history: admin::metrics::History::default(),
             drills: Arc::default(),
             alert_hold_down: Duration::from_secs(10),
             tunnel_url: Some("https://central.example:8444".into()),
@@ -141,7 +143,10 @@ impl Stage {
                 store_path: folder.path().join("store"),
             }),
             metrics_open: false,
-            ip_forwarder_url: Some("socks5://central.example:1080".into()),
+            ip_forwarder_urls: Arc::new(BTreeMap::from([(
+                environment(),
+                "socks5://central.example:1080".to_owned(),
+            )])),
         };
         let router = admin::router(state.clone());
         Self { state, router, view, orders, data_plane, stop, _folder: folder }

@@ -2,6 +2,8 @@
 //! that shows by itself, and what a Viewer may not do. Each page is looked at in light, in dark and at phone width:
 //! pictures are kept in `target/ui-pictures`, axe-core finds nothing serious, and nothing is wider than the screen.
 
+mod presses;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -121,7 +123,7 @@ async fn a_viewer_sees_why_something_is_not_for_them_and_is_refused_all_the_same
     let user = json!({"name": "vera", "role": "viewer", "password": PASSWORD});
     dev.api().post("/users", user).await;
     let mut browser = Browser::open().await;
-    sign_in(&mut browser, &dev, "/process-servers", "vera").await;
+    sign_in(&mut browser, dev.admin_url(), "/process-servers", "vera").await;
 
     let disabled = "[...document.querySelectorAll('td.actions button')].every(one => one.disabled && one.title.includes('This needs the role Operator; you have Viewer'))";
     browser.until("the buttons say why they are disabled", disabled).await;
@@ -152,7 +154,7 @@ async fn each_page_is_fit_to_be_looked_at() {
     let axe = axe();
     let folder = pictures();
     let mut wrong = look_at(&mut browser, &axe, "sign-in", &format!("{}/sign-in", dev.admin_url())).await;
-    sign_in(&mut browser, &dev, "/", "anna").await;
+    sign_in(&mut browser, dev.admin_url(), "/", "anna").await;
     let paths = [
         ("overview", "/".to_owned()),
         ("process-servers", "/process-servers".to_owned()),
@@ -205,7 +207,7 @@ async fn a_failover_is_rehearsed_and_a_lost_edit_is_a_conflict_from_the_page() {
         dev.api().post("/users", json!({"name": name, "role": role, "password": PASSWORD})).await;
     }
     let mut browser = Browser::open().await;
-    sign_in(&mut browser, &dev, "/drills", "anna").await;
+    sign_in(&mut browser, dev.admin_url(), "/drills", "anna").await;
     browser.sees("None yet").await;
     browser.press("Begin the drill").await;
     browser.sees("The drill has begun").await;
@@ -257,8 +259,8 @@ fn kill(process: &Process) {
     assert!(killed, "process {} could not be killed", process.pid());
 }
 
-async fn sign_in(browser: &mut Browser, dev: &Dev, path: &str, name: &str) {
-    browser.goto(&format!("{}{path}", dev.admin_url())).await;
+async fn sign_in(browser: &mut Browser, admin: &str, path: &str, name: &str) {
+    browser.goto(&format!("{admin}{path}")).await;
     browser.fill("name", name).await;
     browser.fill("password", PASSWORD).await;
     browser.press("Sign in").await;
