@@ -356,7 +356,7 @@ impl World {
         let gate = Gate::default();
         let store = store();
         let tunnels = [(environment.clone(), gate.tunnel.subscribe())];
-        let doors = door.map(|listener| forwarder::Door { environment: environment.clone(), listener });
+        let doors = door.map(|listener| Door { environment: environment.clone(), listener });
         let settings = Settings { park_timeout, bind: Ipv4Addr::LOCALHOST.into() };
         let listeners = Listeners::new(&store, tunnels, settings).behind(doors.into_iter().collect());
         let listeners = Arc::new(listeners);
