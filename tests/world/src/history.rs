@@ -36,6 +36,8 @@ const RESTART: Time = NANOS;
 pub struct History {
     pub seed: u64,
     pub rounds: usize,
+    /// Websockets that a tunnel consists of.
+    pub lanes: u8,
     /// A bug put in on purpose.
     pub mutant: Option<Mutant>,
 }
@@ -222,7 +224,7 @@ impl Played {
         let folder = self.world.folder(host);
         if host == CENTRAL {
             self.central = CentralHandle::default();
-            self.world.boot(CENTRAL, programs::central(folder, self.central.clone()));
+            self.world.boot(CENTRAL, programs::central(folder, self.history.lanes, self.central.clone()));
             let (handle, oracle) = (self.central.clone(), self.judge.clone());
             let agents = self.agents();
             self.world.spawn(CENTRAL, watch_gateway(handle, oracle, agents));

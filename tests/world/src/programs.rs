@@ -91,13 +91,14 @@ pub(crate) fn taken<T>(place: &Mutex<Option<T>>) -> Option<T> {
     place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-fn central_config(data_dir: &Path) -> Config {
+fn central_config(data_dir: &Path, lanes: u8) -> Config {
     let ip = HOSTS[CENTRAL].1;
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut config = Config { data_dir: data_dir.to_owned(), ..Config::default() };
     config.admin.listen = any(7443);
     config.tunnel.listen = any(TUNNEL_PORT);
     config.tunnel.names = vec![ip.to_string()];
+    config.tunnel.lanes = lanes;
     config.listeners.bind = Ipv4Addr::UNSPECIFIED.into();
     #[expect(clippy::expect_used, reason = "a constant")]
     config.alerts.allow_destinations.push("10.77.3.1/32".parse().expect("a network"));
@@ -105,8 +106,8 @@ fn central_config(data_dir: &Path) -> Config {
 }
 
 /// `postern-central serve`.
-pub(crate) async fn central(data_dir: PathBuf, handle: CentralHandle) {
-    let app = match central::app::App::build(central_config(&data_dir)).await {
+pub(crate) async fn central(data_dir: PathBuf, lanes: u8, handle: CentralHandle) {
+    let app = match central::app::App::build(central_config(&data_dir, lanes)).await {
         Ok(app) => app,
         Err(error) => return put(&handle.ended, Ended::Failed(program::explain(&error))),
     };
@@ -169,7 +170,7 @@ fn founding() -> tempfile::TempDir {
     let rules = Rules { dead_after: seconds(15) };
     let mut world = World::new(&HOSTS, seconds(1), rules, root.path(), None, 0, None).expect("a world");
     let handle = CentralHandle::default();
-    world.boot(CENTRAL, central(world.folder(CENTRAL), handle.clone()));
+    world.boot(CENTRAL, central(world.folder(CENTRAL), 1, handle.clone()));
     let is_up = |handle: &CentralHandle| handle.state.lock().expect("a lock").clone();
     assert!(world.run_until(seconds(30), |_| is_up(&handle).is_some()), "central is up");
     let state = is_up(&handle).expect("just seen");

@@ -2,6 +2,7 @@
 //!
 //! * `cargo test -p postern-world` plays `WORLD_HISTORIES` of them from `WORLD_SEED` on (default: 500 from
 //!   a fresh one, or what `WORLD_SECONDS` hold).
+//! * Others have a tunnel of three lanes, for `WORLD_LANES_SECONDS` (60); with `WORLD_LANES=3` all have.
 //! * `SEED=7 cargo test -p postern-world --test histories one_history -- --nocapture` plays one; with
 //!   `RUST_LOG=info` it shows what the programs log, and when.
 #![cfg(all(target_os = "linux", target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -21,6 +22,9 @@ const ROUNDS: usize = 2;
 /// What a run plays unless it is told otherwise, or as much of it as fits into `SECONDS`.
 const HISTORIES: u64 = 500;
 const SECONDS: u64 = 240;
+/// How long histories with several lanes are played beside the others.
+const LANES_SECONDS: u64 = 60;
+const LANES: u8 = 3;
 /// A bug that was put in is to be noticed within so many histories.
 const MUTANT_HISTORIES: u64 = 40;
 
@@ -30,9 +34,19 @@ fn whatever_goes_wrong_no_rule_is_broken_and_the_gateway_is_back_in_time() {
     let limit = if histories.is_some() { u64::MAX } else { number("WORLD_SECONDS").unwrap_or(SECONDS) };
     let histories = histories.unwrap_or(HISTORIES);
     let first = number("WORLD_SEED").unwrap_or_else(fresh);
-    println!("WORLD_SEED={first} WORLD_HISTORIES={histories}");
+    hold(first, histories, limit, lanes());
+}
+
+#[test]
+fn with_several_lanes_no_rule_is_broken_either() {
+    let limit = number("WORLD_LANES_SECONDS").unwrap_or(LANES_SECONDS);
+    hold(number("WORLD_SEED").unwrap_or_else(fresh), HISTORIES, limit, LANES);
+}
+
+fn hold(first: u64, histories: u64, limit: u64, lanes: u8) {
+    println!("WORLD_SEED={first} WORLD_HISTORIES={histories} WORLD_LANES={lanes}");
     let began = Instant::now();
-    let reports = play_all(first, histories, limit);
+    let reports = play_all(first, histories, limit, lanes);
     show(&reports, began.elapsed());
     let broken: Vec<_> = reports.iter().filter(|report| !report.problems.is_empty()).collect();
     for report in broken.iter().take(5) {
@@ -53,7 +67,7 @@ fn the_world_notices_each_bug_that_is_put_in() {
     for mutant in mutants {
         let noticed = (0..MUTANT_HISTORIES).find_map(|place| {
             let seed = first.wrapping_add(place);
-            let report = play(History { seed, rounds: ROUNDS, mutant: Some(*mutant) });
+            let report = play(History { seed, rounds: ROUNDS, lanes: lanes(), mutant: Some(*mutant) });
             report.problems.first().map(|problem| (place + 1, problem.clone()))
         });
         let Some((histories, problem)) = noticed else {
@@ -69,13 +83,13 @@ fn one_history() {
     if let Ok(filter) = std::env::var("RUST_LOG") {
         postern_world::log(&filter);
     }
-    let report = play(History { seed, rounds: ROUNDS, mutant: None });
+    let report = play(History { seed, rounds: ROUNDS, lanes: lanes(), mutant: None });
     println!("{report}\n{report:?}");
     assert!(report.problems.is_empty(), "{report}");
 }
 
 /// On every core: a history has one thread.
-fn play_all(first: u64, histories: u64, limit: u64) -> Vec<Report> {
+fn play_all(first: u64, histories: u64, limit: u64, lanes: u8) -> Vec<Report> {
     let (next, reports) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -86,11 +100,14 @@ fn play_all(first: u64, histories: u64, limit: u64) -> Vec<Report> {
                     if place >= histories || began.elapsed() >= Duration::from_secs(limit) {
                         return;
                     }
-                    let report =
-                        play(History { seed: first.wrapping_add(place), rounds: ROUNDS, mutant: None });
+                    let seed = first.wrapping_add(place);
+                    let report = play(History { seed, rounds: ROUNDS, lanes, mutant: None });
                     if !report.problems.is_empty() {
                         // At once: a run that is stopped should have said it.
-                        println!("SEED={} breaks a rule: {}", report.seed, report.problems[0]);
+                        println!(
+                            "SEED={} WORLD_LANES={lanes} breaks a rule: {}",
+                            report.seed, report.problems[0]
+                        );
                     }
                     reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
                 }
@@ -128,6 +145,11 @@ fn show(reports: &[Report], took: Duration) {
         reports.iter().filter_map(|report| Some((report.back_after.iter().max()?, report.seed))).collect();
     slow.sort();
     println!("the slowest to be back: {:.1?}", slow.iter().rev().take(5).collect::<Vec<_>>());
+}
+
+/// Websockets of a tunnel, where a test does not say it itself.
+fn lanes() -> u8 {
+    number("WORLD_LANES").map_or(1, |lanes| u8::try_from(lanes).expect("a tunnel has a few lanes"))
 }
 
 fn number(variable: &str) -> Option<u64> {
