@@ -9,8 +9,8 @@ use postern_tests::servers::Mirror;
 use postern_tests::{Central, Host, Site};
 use proto::BootId;
 use proto::hello::{
-    AgentHello, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, Refusal, RefusalCode, SystemInformation,
-    TUNNEL_PATH, TUNNEL_SUBPROTOCOL, Versions,
+    AgentHello, CONTROL_PATH, CONTROL_SUBPROTOCOL, ControlAdmission, LANE_PATH, LANE_SUBPROTOCOL, Refusal,
+    RefusalCode, SystemInformation, TUNNEL_PATH, TUNNEL_SUBPROTOCOL, Versions,
 };
 use proto::link::{self, LinkEnd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -72,9 +72,14 @@ async fn nonsense_at_the_agents_door_ends_itself_and_nobody_else() {
     // An enrolled agent that has lost its mind.
     let other = Host::enrolled("beta", &[], central, central.tunnel()).await;
     let identity = identity_of(&other);
-    for (path, subprotocol) in [(CONTROL_PATH, CONTROL_SUBPROTOCOL), (TUNNEL_PATH, TUNNEL_SUBPROTOCOL)] {
+    let doors = [
+        (CONTROL_PATH, CONTROL_SUBPROTOCOL),
+        (TUNNEL_PATH, TUNNEL_SUBPROTOCOL),
+        (LANE_PATH, LANE_SUBPROTOCOL),
+    ];
+    for (path, subprotocol) in doors {
         let mut socket = connect(&identity, path, subprotocol).await;
-        // Both admissions refuse in the same words.
+        // All admissions refuse in the same words.
         let refusal = refusal(link::greet(&mut socket, &"moo", ANSWER_WITHIN).await);
         assert_eq!(refusal.code, RefusalCode::Malformed, "{refusal}");
     }
