@@ -24,12 +24,13 @@ const NAME: &str = "line";
 const CLOUD: &str = "cloud";
 const SITE: &str = "site";
 const TUNNEL_PORT: u16 = 8443;
+const PEERS_PORT: u16 = 7431;
 /// What one sample of a rate takes.
 const LONG: Duration = Duration::from_secs(5);
 const VISITORS: usize = 16;
 const BULK_STREAMS: usize = 4;
 /// Where lines lose packets the gateway is measured also with so many lanes, each beside the others in every round.
-const LANES: [(usize, &str); 3] = [(2, "gateway, 2 lanes"), (4, "gateway, 4 lanes"), (8, "gateway, 8 lanes")];
+const LANES: [(u16, &str); 3] = [(2, "gateway, 2 lanes"), (4, "gateway, 4 lanes"), (8, "gateway, 8 lanes")];
 /// Over each way before the first round, so that congestion control has seen the line.
 const WARM_UP_BYTES: u64 = 8 << 20;
 
@@ -326,18 +327,19 @@ async fn gateway(
     network: &Network,
     site: &str,
     target: SocketAddr,
-    lanes: usize,
+    lanes: u16,
     name: &'static str,
 ) -> (Hosts, Way) {
-    let place = Place { namespace: site.to_owned(), address: network.address(SITE) };
+    // Each gateway has ports of its own: they stand side by side.
+    let (port, peers_port) = (TUNNEL_PORT + lanes, PEERS_PORT + lanes);
+    let place = Place { peers_port, ..Place::new(site.to_owned(), network.address(SITE)) };
     let places = BTreeMap::from([(SITE.to_owned(), place)]);
-    let port = TUNNEL_PORT + u16::try_from(lanes).expect("a few");
     let tunnel = SocketAddr::from((network.address(CLOUD), port));
     let mut gateway = Hosts::central_across(tunnel, places, &format!("lanes = {lanes}\n")).await;
     gateway.form(&[SITE]).await;
     wait_until("every lane is up", LONG, async || {
         let up = &gateway.api().get("/gateway").await["lanes"];
-        (up.as_u64() == u64::try_from(lanes).ok()).then_some(())
+        (up.as_u64() == Some(lanes.into())).then_some(())
     })
     .await;
     let addr = gateway.destination("bulk", target).await;

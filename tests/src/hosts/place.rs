@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
-/// Where the agents of a network hear each other.
+/// Where the agents of a network hear each other, one a host.
 const PEERS_PORT: u16 = 7431;
 
 /// One host of a network that a test has made.
@@ -13,9 +13,15 @@ pub struct Place {
     /// As `ip netns` knows it.
     pub namespace: String,
     pub address: Ipv4Addr,
+    /// Where its agent hears others.
+    pub peers_port: u16,
 }
 
 impl Place {
+    pub fn new(namespace: String, address: Ipv4Addr) -> Self {
+        Self { namespace, address, peers_port: PEERS_PORT }
+    }
+
     /// A program on this host. It becomes the program, so the process id stays.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
@@ -25,11 +31,11 @@ impl Place {
 
     /// It may dial everybody in the network.
     pub(super) fn agent_toml(&self) -> String {
-        let address = self.address;
+        let Self { address, peers_port, .. } = self;
         let [a, b, c, _] = address.octets();
         format!(
             "[[allow]]\nhost = \"{a}.{b}.{c}.0/24\"\nports = \"*\"\n\n\
-             [peers]\nlisten = \"{address}:{PEERS_PORT}\"\nadvertise = [\"{address}:{PEERS_PORT}\"]\n"
+             [peers]\nlisten = \"{address}:{peers_port}\"\nadvertise = [\"{address}:{peers_port}\"]\n"
         )
     }
 }

@@ -49,7 +49,7 @@ impl World {
 
         let place = |name: &&str| {
             let namespace = network.namespace(name).unwrap().to_owned();
-            ((*name).to_owned(), Place { namespace, address: network.address(name).unwrap() })
+            ((*name).to_owned(), Place::new(namespace, network.address(name).unwrap()))
         };
         let places: BTreeMap<String, Place> = agents.iter().map(place).collect();
         let tunnel = SocketAddr::from((network.address(CLOUD).unwrap(), TUNNEL_PORT));
