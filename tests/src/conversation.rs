@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Both directions go on at once, and neither waits for the other: where one is shorter or quicker,
-//! the rest of the conversation is half-closed. A byte lost, doubled, altered or out of order is a
+//! the rest of the conversation is half-closed. One in turns is a request and its response, again and again. A byte lost, doubled, altered or out of order is a
 //! [`Fault`], and so is an end that comes too early, or no end at all.
 
 use std::io;
@@ -21,18 +21,20 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// What is written or read at once.
 const PIECE_BYTES: usize = 16 * 1024;
-const HEADER_BYTES: usize = 32;
+const HEADER_BYTES: usize = 40;
 /// The two directions of one conversation carry different sequences.
 const OTHER_WAY: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What a client will say and wants to hear.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Conversation {
     pub seed: u64,
     pub up_bytes: u64,
     pub down_bytes: u64,
     /// Between two pieces, at both ends: traffic that has its own pace lives through more.
     pub pause: Duration,
+    /// In how many turns it is held: a part of `up_bytes`, then the same part of `down_bytes`. 0: both at once.
+    pub turns: u64,
 }
 
 /// How a conversation went wrong.
@@ -63,20 +65,38 @@ impl Conversation {
     pub async fn hold(&self, at: SocketAddr) -> Result<(), Fault> {
         let mut stream = TcpStream::connect(at).await?;
         let (mut read, mut write) = stream.split();
+        if self.turns > 0 {
+            write.write_all(&self.header()).await?;
+            for turn in 0..self.turns {
+                let (from, to) = self.part(self.up_bytes, turn);
+                say(&mut write, self.seed, from, to, self.pause).await?;
+                let (from, to) = self.part(self.down_bytes, turn);
+                hear_part(&mut read, self.seed ^ OTHER_WAY, from, to).await?;
+            }
+            write.shutdown().await?;
+            return hear(&mut read, self.seed, self.down_bytes, self.down_bytes, self.pause).await;
+        }
         let say = async {
             write.write_all(&self.header()).await?;
-            say(&mut write, self.seed, self.up_bytes, self.pause).await
+            say(&mut write, self.seed, 0, self.up_bytes, self.pause).await?;
+            Ok(write.shutdown().await?)
         };
-        let hear = hear(&mut read, self.seed ^ OTHER_WAY, self.down_bytes, self.pause);
+        let hear = hear(&mut read, self.seed ^ OTHER_WAY, 0, self.down_bytes, self.pause);
         tokio::try_join!(say, hear)?;
         Ok(())
+    }
+
+    /// From where to where one turn's part of so many bytes goes.
+    fn part(&self, bytes: u64, turn: u64) -> (u64, u64) {
+        let at = |turn: u64| bytes / self.turns * turn + (bytes % self.turns).min(turn);
+        (at(turn), at(turn + 1))
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
         let pause = u64::try_from(self.pause.as_micros()).expect("nobody pauses for 500,000 years");
         let mut header = [0; HEADER_BYTES];
         for (place, value) in
-            header.chunks_exact_mut(8).zip([self.seed, self.up_bytes, self.down_bytes, pause])
+            header.chunks_exact_mut(8).zip([self.seed, self.up_bytes, self.down_bytes, pause, self.turns])
         {
             place.copy_from_slice(&value.to_be_bytes());
         }
@@ -88,9 +108,9 @@ impl Conversation {
             let value = value.try_into().expect("these are chunks of eight");
             u64::from_be_bytes(value)
         });
-        let mut next = || values.next().expect("the header holds four values");
+        let mut next = || values.next().expect("the header holds five values");
         let (seed, up_bytes, down_bytes) = (next(), next(), next());
-        Self { seed, up_bytes, down_bytes, pause: Duration::from_micros(next()) }
+        Self { seed, up_bytes, down_bytes, pause: Duration::from_micros(next()), turns: next() }
     }
 }
 
@@ -173,23 +193,36 @@ async fn answer(mut stream: TcpStream) -> Result<Conversation, Fault> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
     let conversation = Conversation::read(&header);
-    let Conversation { seed, up_bytes, down_bytes, pause } = conversation;
+    let Conversation { seed, up_bytes, down_bytes, pause, turns } = conversation;
     let (mut read, mut write) = stream.split();
-    tokio::try_join!(
-        say(&mut write, seed ^ OTHER_WAY, down_bytes, pause),
-        hear(&mut read, seed, up_bytes, pause)
-    )?;
+    if turns > 0 {
+        for turn in 0..turns {
+            let (from, to) = conversation.part(up_bytes, turn);
+            hear_part(&mut read, seed, from, to).await?;
+            let (from, to) = conversation.part(down_bytes, turn);
+            say(&mut write, seed ^ OTHER_WAY, from, to, pause).await?;
+        }
+        hear(&mut read, seed, up_bytes, up_bytes, pause).await?;
+        write.shutdown().await?;
+        return Ok(conversation);
+    }
+    let say = async {
+        say(&mut write, seed ^ OTHER_WAY, 0, down_bytes, pause).await?;
+        Ok(write.shutdown().await?)
+    };
+    tokio::try_join!(say, hear(&mut read, seed, 0, up_bytes, pause))?;
     Ok(conversation)
 }
 
+/// Says the sequence from `at` to `count`.
 async fn say(
     to: &mut (impl AsyncWrite + Unpin),
     seed: u64,
+    mut at: u64,
     count: u64,
     pause: Duration,
 ) -> Result<(), Fault> {
     let mut piece = vec![0; PIECE_BYTES];
-    let mut at = 0;
     while at < count {
         let length = usize::try_from(count - at).map_or(PIECE_BYTES, |rest| rest.min(PIECE_BYTES));
         fill(&mut piece[..length], seed, at);
@@ -197,17 +230,24 @@ async fn say(
         at += length as u64;
         rest(pause).await;
     }
-    Ok(to.shutdown().await?)
+    Ok(())
 }
 
+/// Hears the sequence from `at` to `count`, and not a byte more.
+async fn hear_part(from: &mut (impl AsyncRead + Unpin), seed: u64, at: u64, count: u64) -> Result<(), Fault> {
+    let mut part = from.take(count - at);
+    hear(&mut part, seed, at, count, Duration::ZERO).await
+}
+
+/// Hears the sequence from `at` to `count`, and its end.
 async fn hear(
     from: &mut (impl AsyncRead + Unpin),
     seed: u64,
+    mut at: u64,
     count: u64,
     pause: Duration,
 ) -> Result<(), Fault> {
     let (mut piece, mut wanted) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
-    let mut at = 0;
     loop {
         let length = from.read(&mut piece).await?;
         if length == 0 {
@@ -285,7 +325,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
     const SHORT: Conversation =
-        Conversation { seed: 7, up_bytes: 100_000, down_bytes: 50_001, pause: Duration::ZERO };
+        Conversation { seed: 7, up_bytes: 100_000, down_bytes: 50_001, pause: Duration::ZERO, turns: 0 };
 
     #[tokio::test]
     async fn a_conversation_is_held_to_its_end_at_both_ends() {
@@ -297,6 +337,19 @@ mod tests {
 
         wait_until("the partner saw all of it", SOON, async || (partner.held() == 3).then_some(())).await;
         assert_eq!(partner.bytes(), 300_002);
+        assert!(partner.faults().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_conversation_in_turns_is_one_request_and_its_response_after_the_other() {
+        let partner = Partner::start().await;
+
+        Conversation { turns: 7, ..SHORT }.hold(partner.addr()).await.unwrap();
+        Conversation { turns: 3, down_bytes: 0, ..SHORT }.hold(partner.addr()).await.unwrap();
+        Conversation { turns: 1000, up_bytes: 3, down_bytes: 2, ..SHORT }.hold(partner.addr()).await.unwrap();
+
+        wait_until("the partner saw all of it", SOON, async || (partner.held() == 3).then_some(())).await;
+        assert_eq!(partner.bytes(), 250_006);
         assert!(partner.faults().is_empty());
     }
 
@@ -314,7 +367,7 @@ mod tests {
     async fn whoever_hears_something_else_or_too_little_says_so() {
         let mut said = vec![0; 1000];
         fill(&mut said, 1, 0);
-        let hear = async |bytes: &[u8], count| hear(&mut &bytes[..], 1, count, Duration::ZERO).await;
+        let hear = async |bytes: &[u8], count| hear(&mut &bytes[..], 1, 0, count, Duration::ZERO).await;
 
         assert!(hear(&said, 1000).await.is_ok());
         assert!(matches!(hear(&said, 1001).await, Err(Fault::Short { got: 1000, of: 1001 })));

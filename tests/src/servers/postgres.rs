@@ -24,7 +24,7 @@ pub struct Postgres {
     certificates: Certificates,
     process: Process,
     // Last, so that it outlives the server that writes into it.
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Postgres {
@@ -67,7 +67,7 @@ impl Postgres {
         let mut command = Command::new(postgres);
         command.arg("-D").arg(&data).current_dir(folder.path());
         let process = Process::spawn(Launch { name: "postgres", command, log, stop: Stop::Interrupt, user });
-        let mut server = Self { addr, certificates, process, _folder: folder };
+        let mut server = Self { addr, certificates, process, folder: folder };
         let mut query = server.client("psql", addr);
         query.args(["--no-psqlrc", "--command", "SELECT 1"]);
         let answers = async || query.output().await.expect("psql can be started").status.success();
@@ -100,6 +100,27 @@ impl Postgres {
         command.env("PGCHANNELBINDING", "require").env("PGCONNECT_TIMEOUT", "40");
         command.kill_on_drop(true);
         command
+    }
+
+    /// The user that drivers' own tests come as, see [`Postgres::admit_drivers_tests`].
+    pub const DRIVERS_TESTS: [(&'static str, &'static str); 3] =
+        [("PGDATABASE", "postgres"), ("PGUSER", "postgres"), ("PGPASSWORD", PASSWORD)];
+
+    /// From now on a superuser `postgres` may come without TLS too, and finds hstore: drivers' own tests expect that.
+    pub async fn admit_drivers_tests(&self) {
+        let hba = self.folder.write("data/pg_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n");
+        if needs::is_root() {
+            chown(&hba, Some(uid("postgres")), None).expect("root may give files away");
+        }
+        for statement in [
+            &format!("CREATE ROLE postgres SUPERUSER LOGIN PASSWORD '{PASSWORD}'"),
+            "CREATE EXTENSION hstore",
+            "SELECT pg_reload_conf()",
+        ] {
+            let mut psql = self.client("psql", self.addr);
+            psql.args(["--no-psqlrc", "--quiet", "--command", statement]);
+            suite::output("psql", &mut psql, START_WITHIN).await;
+        }
     }
 
     /// Fills pgbench's tables through `addr`; 100,000 accounts for each `scale`.

@@ -5,6 +5,7 @@ import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.sql.Statement;
+import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -19,6 +20,8 @@ import org.postgresql.largeobject.LargeObjectManager;
 /**
  * What an application does to a database over JDBC, step by step: one JSON line a step, exit 1 at the first that fails.
  *
+ * <p>The step {@code soak} keeps its connections for {@code -Dsoak.seconds}.
+ *
  * <p>{@code java Traffic HOST:PORT/DATABASE ROOT_CERTIFICATE [STEP…]}, all steps where none is named; user and
  * password come from PGUSER and PGPASSWORD.
  */
@@ -28,6 +31,7 @@ public final class Traffic {
     private static final int FETCH_ROWS = 10_000;
     private static final int LARGE_OBJECT_BYTES = 64 * 1024 * 1024;
     private static final int PIECE_BYTES = 256 * 1024;
+    private static final int SOAKING = 8;
 
     private interface Step {
         String run(Connection connection) throws Exception;
@@ -58,6 +62,8 @@ public final class Traffic {
         steps.put("large_object", traffic::largeObject);
         steps.put("cancel", traffic::cancel);
         if (args.length > 2) {
+            // It takes as long as it is told, so it is run only where it is named.
+            steps.put("soak", traffic::soak);
             steps.keySet().retainAll(List.of(args).subList(2, args.length));
         }
         steps.forEach(traffic::step);
@@ -243,6 +249,105 @@ public final class Traffic {
                 try (ResultSet answer = ask.executeQuery()) {
                     sleeping = answer.next();
                 }
+            }
+        }
+    }
+
+    /** Threads with a connection each that is kept to the end: transactions with their sums, large values, rollbacks. */
+    private String soak(Connection unused) throws Exception {
+        long until = System.nanoTime() + Long.getLong("soak.seconds", 15) * 1_000_000_000L;
+        List<Keeper> keepers = new ArrayList<>();
+        for (int number = 0; number < SOAKING; number++) {
+            keepers.add(new Keeper(number, until));
+        }
+        keepers.forEach(Thread::start);
+        long rounds = 0, rows = 0, bytes = 0, opened = 0, slowest = 0;
+        for (Keeper keeper : keepers) {
+            keeper.join();
+            if (keeper.failure != null) {
+                throw new Exception("connection " + keeper.number + " in round " + keeper.rounds, keeper.failure);
+            }
+            rounds += keeper.rounds;
+            rows += keeper.rows;
+            bytes += keeper.bytes;
+            opened += keeper.opened;
+            slowest = Math.max(slowest, keeper.slowest);
+        }
+        check(rounds > 0, "nothing was done");
+        return "\"connections\":" + SOAKING + ",\"rounds\":" + rounds + ",\"rows\":" + rows + ",\"bytes\":" + bytes
+                + ",\"opened\":" + opened + ",\"slowest_ms\":" + slowest / 1_000_000;
+    }
+
+    private final class Keeper extends Thread {
+        private final int number;
+        private final long until;
+        private volatile Throwable failure;
+        private long rounds, rows, bytes, opened, slowest;
+
+        Keeper(int number, long until) {
+            this.number = number;
+            this.until = until;
+        }
+
+        @Override
+        public void run() {
+            try (Connection kept = DriverManager.getConnection(url, options)) {
+                kept.setAutoCommit(false);
+                try (Statement ddl = kept.createStatement()) {
+                    ddl.execute("CREATE TEMPORARY TABLE ledger (id bigint PRIMARY KEY, amount bigint, note bytea)");
+                }
+                kept.commit();
+                while (System.nanoTime() < until) {
+                    long started = System.nanoTime();
+                    round(kept);
+                    slowest = Math.max(slowest, System.nanoTime() - started);
+                    rounds++;
+                }
+            } catch (Throwable error) {
+                failure = error;
+            }
+        }
+
+        /** One transaction that stays, one that does not, and a look at what there is. */
+        private void round(Connection kept) throws SQLException {
+            insert(kept, 20);
+            kept.commit();
+            rows += 20;
+            insert(kept, 5);
+            kept.rollback();
+            try (Statement ask = kept.createStatement();
+                    ResultSet sums = ask.executeQuery("SELECT count(*), coalesce(sum(amount), 0) FROM ledger")) {
+                check(sums.next() && sums.getLong(1) == rows, "there are not " + rows + " rows");
+                check(sums.getLong(2) == rows * (rows - 1) / 2 * 3, "the amounts do not add up");
+            }
+            int length = 1 + new SplittableRandom(rounds).nextInt(256 * 1024);
+            byte[] note = randomBytes(rounds, length);
+            try (PreparedStatement echo = kept.prepareStatement("SELECT ?::bytea")) {
+                echo.setBytes(1, note);
+                try (ResultSet answer = echo.executeQuery()) {
+                    check(answer.next() && java.util.Arrays.equals(answer.getBytes(1), note), "the note is another one");
+                }
+            }
+            bytes += 2L * length;
+            kept.commit();
+            if (rounds % 50 == number) {
+                // As a pool that grows: a new connection, in the midst of cuts.
+                try (Connection more = DriverManager.getConnection(url, options)) {
+                    check(more.isValid(60), "a new connection is of no use");
+                    opened++;
+                }
+            }
+        }
+
+        private void insert(Connection kept, int count) throws SQLException {
+            try (PreparedStatement insert = kept.prepareStatement("INSERT INTO ledger VALUES (?, ?, ?)")) {
+                for (long row = rows; row < rows + count; row++) {
+                    insert.setLong(1, row);
+                    insert.setLong(2, row * 3);
+                    insert.setBytes(3, randomBytes(row, 100));
+                    insert.addBatch();
+                }
+                insert.executeBatch();
             }
         }
     }

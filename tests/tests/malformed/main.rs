@@ -83,7 +83,8 @@ async fn a_malformed_frame_ends_its_tunnel_alone_whoever_hears_it() {
 
 /// A new conversation comes to its proper end.
 async fn until_serving(site: &Site, after: &str) {
-    let talk = Conversation { seed: 1, up_bytes: 100_000, down_bytes: 100_000, pause: Duration::ZERO };
+    let talk =
+        Conversation { seed: 1, up_bytes: 100_000, down_bytes: 100_000, pause: Duration::ZERO, turns: 0 };
     wait_until(&format!("the gateway serves again after {after}"), SOON, async || {
         talk.hold(site.listen()).await.ok()
     })
@@ -119,7 +120,8 @@ impl Traffic {
             let mut held = 0;
             while !*stopped.borrow() {
                 let pause = Duration::from_millis(5);
-                let talk = Conversation { seed: held, up_bytes: 300_000, down_bytes: 500_000, pause };
+                let talk =
+                    Conversation { seed: held, up_bytes: 300_000, down_bytes: 500_000, pause, turns: 0 };
                 talk.hold(at).await.expect("nobody disturbs this Environment");
                 held += 1;
             }

@@ -1,5 +1,5 @@
-//! Many streams of mixed traffic that never pause all at once: long and short, quick and slow, both
-//! ways and one way.
+//! Many streams of mixed traffic that never pause all at once: bulk both ways, requests and responses, one way
+//! only, short ones, and people who take their time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use tokio::task::JoinSet;
 use super::SOON;
 
 const CONVERSATION_MAX_BYTES: u64 = 2 << 20;
+/// Of those who do not pause: what the tunnel carries in well under [`SOON`], all of them together.
+const BULK_MAX_BYTES: u64 = 16 << 20;
+const SHORT_MAX_BYTES: u64 = 4 << 10;
 /// Between two pieces of 16 KiB: together they fill a websocket in moments, and not before it counts as
 /// one that worked.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -25,9 +28,18 @@ pub(super) struct Crowd {
     over: watch::Sender<bool>,
 }
 
+/// How a crowd talks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Everybody takes his time: many cuts fall into each conversation.
+    Calm,
+    /// Of five, four do not: as many bytes as the machine moves.
+    Hurried,
+}
+
 impl Crowd {
     /// Starts `count` of them. A fault ends its conversation, and the test.
-    pub(super) fn gather(count: usize, seed: u64, at: SocketAddr) -> Self {
+    pub(super) fn gather(count: usize, manner: Manner, seed: u64, at: SocketAddr) -> Self {
         let (over, held) = (watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
         let mut people = JoinSet::new();
         for number in 0..count {
@@ -35,7 +47,13 @@ impl Crowd {
             let mut dice = Dice::new(seed.wrapping_add(number as u64));
             people.spawn(async move {
                 while !*over.borrow() {
-                    let conversation = any(&mut dice);
+                    let conversation = match (manner, number % 5) {
+                        (Manner::Hurried, 0) => bulk(&mut dice),
+                        (Manner::Hurried, 1) => in_turns(&mut dice),
+                        (Manner::Hurried, 2) => one_way(&mut dice),
+                        (Manner::Hurried, 3) => short(&mut dice),
+                        (Manner::Hurried, _) | (Manner::Calm, _) => leisurely(&mut dice),
+                    };
                     if let Err(fault) = conversation.hold(at).await {
                         panic!("{conversation:?} went wrong: {fault:?}");
                     }
@@ -86,7 +104,35 @@ impl Crowd {
     }
 }
 
-fn any(dice: &mut Dice) -> Conversation {
+/// Large both ways at once.
+fn bulk(dice: &mut Dice) -> Conversation {
+    let bytes = |dice: &mut Dice| BULK_MAX_BYTES / 2 + dice.below(BULK_MAX_BYTES / 2);
+    Conversation { seed: dice.throw(), up_bytes: bytes(dice), down_bytes: bytes(dice), ..Default::default() }
+}
+
+/// A small request and a larger response, many times.
+fn in_turns(dice: &mut Dice) -> Conversation {
+    let turns = 1 + dice.below(200);
+    let (up_bytes, down_bytes) = (turns * (1 + dice.below(500)), turns * (1 + dice.below(20_000)));
+    Conversation { seed: dice.throw(), up_bytes, down_bytes, turns, ..Default::default() }
+}
+
+/// Half-closed almost at once, in one direction or the other.
+fn one_way(dice: &mut Dice) -> Conversation {
+    let (seed, bytes) = (dice.throw(), 1 + dice.below(BULK_MAX_BYTES));
+    match dice.below(2) {
+        0 => Conversation { seed, up_bytes: bytes, ..Default::default() },
+        _ => Conversation { seed, down_bytes: bytes, ..Default::default() },
+    }
+}
+
+/// Over before it has begun: opens and ends are what this is about.
+fn short(dice: &mut Dice) -> Conversation {
+    let bytes = |dice: &mut Dice| dice.below(SHORT_MAX_BYTES);
+    Conversation { seed: dice.throw(), up_bytes: bytes(dice), down_bytes: bytes(dice), ..Default::default() }
+}
+
+fn leisurely(dice: &mut Dice) -> Conversation {
     let bytes = |dice: &mut Dice| match dice.below(5) {
         0 => 0,
         _ => dice.of_any_size(CONVERSATION_MAX_BYTES),
@@ -96,5 +142,6 @@ fn any(dice: &mut Dice) -> Conversation {
         up_bytes: bytes(dice),
         down_bytes: bytes(dice),
         pause: PAUSE_MIN + (PAUSE_MAX - PAUSE_MIN).mul_f64(dice.below(1000) as f64 / 1000.0),
+        turns: 0,
     }
 }

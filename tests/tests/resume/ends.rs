@@ -77,6 +77,7 @@ async fn a_central_that_was_stopped_in_the_midst_of_conversations_leaves_no_prop
         up_bytes: 64 << 20,
         down_bytes: 64 << 20,
         pause: Duration::from_millis(1),
+        turns: 0,
     };
     let listen = site.listen();
     let talking = tokio::spawn(async move { talk.hold(listen).await });

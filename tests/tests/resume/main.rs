@@ -3,13 +3,18 @@
 //!
 //! | variable | default | what |
 //! |---|---|---|
-//! | `RESUME_CUTS` | 100 | cuts at random offsets, under twenty streams |
+//! | `RESUME_CUTS` | 100 | cuts at random offsets |
+//! | `RESUME_PEOPLE` | 20 | how many streams there are meanwhile |
+//! | `RESUME_GB` | 0 | how many gigabytes those carry at least; from 1 on most of them do not pause |
 //! | `RESUME_SEED` | by the clock | their seed, which is printed |
 //! | `RESUME_STRIDE` | 37 | of one short exchange, each so-manieth offset is cut; 1 is every one |
+//! | `RESUME_DRIVERS` | unset | 1: all tests of two database drivers, and not only the named ones |
+//! | `RESUME_SOAK_SECONDS` | 15 | how long JDBC's connections are kept under cuts |
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod clients;
 mod crowd;
+mod drivers;
 mod ends;
 mod lanes;
 mod offsets;

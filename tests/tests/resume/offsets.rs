@@ -4,33 +4,39 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use postern_tests::{Conversation, Dice, Partner, holds_for, wait_until};
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Manner};
 use super::{QUICK, SOON, setting, site, tunnel, until_another_tunnel};
 
-const PEOPLE: usize = 20;
 /// Well below a second of this traffic.
 const OFFSET_MAX: u64 = 1 << 20;
+const GB: u64 = 1_000_000_000;
 /// A websocket that lived this long counts as one that worked, and its successor comes at once.
 const STABLE: Duration = Duration::from_millis(300);
-const SHORT: Conversation = Conversation { seed: 3, up_bytes: 300, down_bytes: 200, pause: Duration::ZERO };
+const SHORT: Conversation =
+    Conversation { seed: 3, up_bytes: 300, down_bytes: 200, pause: Duration::ZERO, turns: 0 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cuts_at_random_offsets_under_twenty_streams_lose_and_repeat_nothing() {
+async fn cuts_at_random_offsets_under_many_streams_lose_and_repeat_nothing() {
     let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
     let seed = setting("RESUME_SEED", by_the_clock.subsec_nanos().into());
     let cuts = usize::try_from(setting("RESUME_CUTS", 100)).expect("nobody cuts that often");
-    println!("RESUME_SEED={seed} RESUME_CUTS={cuts}");
+    let people = usize::try_from(setting("RESUME_PEOPLE", 20)).expect("nobody has so many friends");
+    let bytes = setting("RESUME_GB", 0) * GB;
+    println!("RESUME_SEED={seed} RESUME_CUTS={cuts} RESUME_PEOPLE={people} RESUME_GB={}", bytes / GB);
+    // So far that the cuts fall into all of it: three offsets of four lie evenly below.
+    let offset_max = (bytes / cuts.max(1) as u64 * 8 / 3).max(OFFSET_MAX);
+    let manner = if bytes > 0 { Manner::Hurried } else { Manner::Calm };
     let partner = Partner::start().await;
     // A standby is there, and must not take over: the active is well, its websocket is not.
     let site = site(&["alpha", "beta"], QUICK, partner.addr()).await;
     let before = site.api().gateway().await;
     let (link, mut dice) = (site.link("alpha"), Dice::new(seed));
-    let mut crowd = Crowd::gather(PEOPLE, seed, site.listen());
+    let mut crowd = Crowd::gather(people, manner, seed, site.listen());
     let started = Instant::now();
 
     let first = link.accepted();
-    link.cut_new_after(Some(an_offset(&mut dice)));
-    tunnel(&site, "alpha").cut_after(an_offset(&mut dice));
+    link.cut_new_after(Some(an_offset(&mut dice, offset_max)));
+    tunnel(&site, "alpha").cut_after(an_offset(&mut dice, offset_max));
     for cut in 1..=cuts {
         wait_until(&format!("cut {cut} is answered with another websocket"), SOON, async || {
             crowd.no_faults();
@@ -38,21 +44,38 @@ async fn cuts_at_random_offsets_under_twenty_streams_lose_and_repeat_nothing() {
         })
         .await;
         // This one has its offset; the next one gets another.
-        link.cut_new_after((cut < cuts).then(|| an_offset(&mut dice)));
+        link.cut_new_after((cut < cuts).then(|| an_offset(&mut dice, offset_max)));
+        if cut.is_multiple_of(500) {
+            println!("{cut} cuts in {:.0?}: {}", started.elapsed(), account(&crowd, &partner));
+        }
     }
 
     crowd.goes_on().await;
+    // Where the dice cut sooner than was hoped, the rest goes uncut.
+    while partner.bytes() < bytes {
+        crowd.goes_on().await;
+    }
+    let carried = account(&crowd, &partner);
     let held = crowd.disperse(&partner).await;
-    println!("{cuts} cuts in {:.1?}: {held} conversations of {} bytes", started.elapsed(), partner.bytes());
+    println!("{cuts} cuts in {:.1?}: {carried}; {held} conversations in all", started.elapsed());
+    assert!(partner.bytes() >= bytes);
     assert_eq!(site.api().gateway().await, before);
 }
 
 /// Most within the traffic; some where the websocket is only opened, or what was lost is repeated.
-fn an_offset(dice: &mut Dice) -> u64 {
+fn an_offset(dice: &mut Dice, max: u64) -> u64 {
     match dice.below(4) {
-        0 => dice.of_any_size(OFFSET_MAX),
-        _ => 1 + dice.below(OFFSET_MAX),
+        0 => dice.of_any_size(max),
+        _ => 1 + dice.below(max),
     }
+}
+
+fn account(crowd: &Crowd, partner: &Partner) -> String {
+    format!(
+        "{} conversations, {:.2} GB checked byte by byte",
+        crowd.held(),
+        partner.bytes() as f64 / GB as f64
+    )
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use postern_tests::{Connection, Partner, Site, holds_for, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Manner};
 use super::{QUICK, SOON, site, tunnel, until_another_tunnel};
 
 /// Shorter than `dead_after`, long enough that everything stands still.
@@ -22,7 +22,7 @@ async fn streams_go_on_whatever_ends_the_websocket() {
     let partner = Partner::start().await;
     let site = site(&["alpha"], QUICK, partner.addr()).await;
     let before = site.api().gateway().await;
-    let mut crowd = Crowd::gather(12, 1, site.listen());
+    let mut crowd = Crowd::gather(12, Manner::Calm, 1, site.listen());
     crowd.goes_on().await;
 
     let ways: [Way; 5] = [
