@@ -272,16 +272,20 @@ async fn rest(pause: Duration) {
     }
 }
 
-/// The bytes of the sequence `seed` from `at` on.
+/// The bytes of the sequence `seed` from `at` on. By words: gigabytes are made of it, and compared with it.
 fn fill(piece: &mut [u8], seed: u64, at: u64) {
-    let mut word = [0; 8];
-    for (offset, byte) in piece.iter_mut().enumerate() {
-        let place = at + offset as u64;
-        if offset == 0 || place.is_multiple_of(8) {
-            word = mix(seed.wrapping_add(place / 8)).to_le_bytes();
-        }
-        *byte = word[(place % 8) as usize];
+    let word = |number: u64| mix(seed.wrapping_add(number)).to_le_bytes();
+    let (mut number, within) = (at / 8, (at % 8) as usize);
+    let (head, rest) = piece.split_at_mut(piece.len().min((8 - within) % 8));
+    if !head.is_empty() {
+        head.copy_from_slice(&word(number)[within..within + head.len()]);
+        number += 1;
     }
+    let (words, tail) = rest.as_chunks_mut::<8>();
+    for (place, number) in words.iter_mut().zip(number..) {
+        *place = word(number);
+    }
+    tail.copy_from_slice(&word(number + words.len() as u64)[..tail.len()]);
 }
 
 /// Chance with a seed: the same seed, the same throws.

@@ -28,7 +28,7 @@ class Outcomes:
 
 os.chdir(sys.argv[1])
 sys.path.insert(0, os.getcwd())
-quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:schemathesis", "--benchmark-disable"]
+quiet = ["-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:schemathesis", "--benchmark-disable"]
 ended = pytest.main(quiet + sys.argv[2:], plugins=[Outcomes()])
 # That tests failed is for whoever compares; that there were none, or that pytest broke, is not.
 sys.exit(0 if ended in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else int(ended))

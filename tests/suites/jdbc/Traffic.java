@@ -32,6 +32,7 @@ public final class Traffic {
     private static final int LARGE_OBJECT_BYTES = 64 * 1024 * 1024;
     private static final int PIECE_BYTES = 256 * 1024;
     private static final int SOAKING = 8;
+    private static final int SOAK_PAUSE_MS = 100;
 
     private interface Step {
         String run(Connection connection) throws Exception;
@@ -302,6 +303,8 @@ public final class Traffic {
                     round(kept);
                     slowest = Math.max(slowest, System.nanoTime() - started);
                     rounds++;
+                    // An application thinks, too; and half an hour of this must leave the machine to others.
+                    Thread.sleep(SOAK_PAUSE_MS);
                 }
             } catch (Throwable error) {
                 failure = error;
