@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Manner};
 use super::{SOON, setting, site};
 
 const LANES: usize = 4;
@@ -34,7 +34,7 @@ async fn lanes_that_are_lost_at_random_under_twenty_streams_lose_and_repeat_noth
     until_lanes(&site, LANES).await;
     let before = site.api().gateway().await;
     let mut dice = Dice::new(seed);
-    let mut crowd = Crowd::gather(PEOPLE, seed, site.listen());
+    let mut crowd = Crowd::gather(PEOPLE, Manner::Calm, seed, site.listen());
     crowd.goes_on().await;
     wait_until("every lane carries", SOON, async || {
         lanes(&site, "alpha").iter().all(|lane| lane.bytes() > 100_000).then_some(())
