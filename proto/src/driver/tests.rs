@@ -426,6 +426,45 @@ async fn a_stream_that_breaks_after_half_an_end_resets_the_socket_too() {
     assert!(client.write_all(&[0; 1 << 20]).await.is_err());
 }
 
+/// Where the program to be killed finds a client.
+const RELAY_TO: &str = "POSTERN_TEST_RELAY_TO";
+
+/// It has no time for a last word: what its kernel does with its sockets must have been settled before.
+#[tokio::test]
+async fn a_program_that_is_killed_leaves_a_reset_and_no_proper_end() {
+    if let Ok(client) = std::env::var(RELAY_TO) {
+        return relay_until_killed(&client).await;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let module = module_path!().split_once("::").unwrap().1;
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{module}::a_program_that_is_killed_leaves_a_reset_and_no_proper_end")])
+        .env(RELAY_TO, listener.local_addr().unwrap().to_string())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut said = [0; 5];
+    client.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"hello");
+
+    program.kill().unwrap();
+    program.wait().unwrap();
+
+    let error = client.read(&mut [0; 10]).await.expect_err("a proper end was made of a death");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+async fn relay_until_killed(client: &str) {
+    let socket = TcpStream::connect(client).await.unwrap();
+    let mut pair = Pair::connected().await;
+    let near = pair.central.open(to("relayed"), Bytes::new()).unwrap();
+    let mut far = pair.accept().await;
+    let _relayed = tokio::spawn(relay(socket, near));
+    far.write_all(b"hello").await.unwrap();
+    std::future::pending().await
+}
+
 // ---- the stage ----
 
 const DEAD_AFTER: Duration = Duration::from_secs(15);
