@@ -1,7 +1,7 @@
 //! The tests that two drivers of PostgreSQL bring along, against one database: directly, and through a tunnel that is
 //! cut again and again. Whatever passes directly passes so too.
 //!
-//! Some are named, which take seconds, cut each second; `RESUME_DRIVERS=1` takes all that there are, which takes
+//! Some are named, which take seconds, cut twice a second; `RESUME_DRIVERS=1` takes all that there are, which takes
 //! minutes, cut every five seconds.
 
 use std::collections::BTreeMap;
@@ -37,13 +37,8 @@ struct Driver {
 const ASYNCPG: Driver = Driver {
     name: "asyncpg",
     all: "tests",
-    named: &[
-        "tests/test_prepare.py",
-        "tests/test_copy.py",
-        "tests/test_cursor.py",
-        "tests/test_transaction.py",
-    ],
-    pass_at_least: 50,
+    named: &["tests/test_prepare.py", "tests/test_cursor.py"],
+    pass_at_least: 30,
 };
 
 const PG8000: Driver = Driver {
@@ -69,7 +64,7 @@ async fn passes_as_directly(driver: Driver) {
     let site = site(&["alpha"], QUICK, postgres.addr()).await;
     let before = site.api().gateway().await;
 
-    let every = if all() { RARELY } else { Duration::from_secs(1) };
+    let every = if all() { RARELY } else { Duration::from_millis(500) };
     let started = Instant::now();
     let directly = outcomes(&driver, postgres.addr(), &[]).await;
     let took = started.elapsed();
