@@ -73,6 +73,9 @@ struct Recovery {
     may: String,
     /// Why it is no time for it; empty where it may be.
     needless: String,
+    /// Whom central's own member heard of as the leader. Where that one only learns it may be long gone: whether the
+    /// group can still decide is the API's to say.
+    heard_of: String,
     survivors: Vec<String>,
     lost: Vec<String>,
 }
@@ -224,17 +227,17 @@ fn recovery(visitor: &Visitor, raft: &Raft, gateway: &Gateway) -> Recovery {
     let names = |members: Vec<&super::answers::Member>| {
         members.into_iter().filter_map(|member| member.name.clone()).collect::<Vec<_>>()
     };
-    let needless = match (lost.is_empty(), raft.leader.is_some()) {
-        (true, _) => "Every member of the group is connected: there is nothing to recover.",
-        (false, true) => {
-            "The group has a leader, so it can change its active by itself. Recovery is for one that cannot."
-        }
-        (false, false) if gateway.candidates.is_empty() => "There is no candidate to recover it on.",
-        (false, false) => "",
+    let needless = match lost.is_empty() {
+        true => "Every member of the group is connected: there is nothing to recover.",
+        false if gateway.candidates.is_empty() => "There is no candidate to recover it on.",
+        false => "",
     };
+    let leader = raft.members.iter().find(|member| Some(member.node) == raft.leader);
+    let heard_of = leader.and_then(|leader| leader.name.clone()).unwrap_or_default();
     Recovery {
         may: visitor.lacks(CloudAdministrator),
         needless: needless.to_owned(),
+        heard_of,
         survivors: names(survivors),
         lost: names(lost),
     }

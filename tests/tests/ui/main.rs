@@ -247,10 +247,21 @@ async fn look_at(browser: &mut Browser, axe: &str, page: &str, url: &str) -> Vec
         if wide.as_u64() > Some(u64::from(width)) {
             wrong.push(format!("{page} ({look}) is {wide} wide on a screen of {width}"));
         }
+        let cut = browser.eval(CUT_OFF).await;
+        if cut.as_array().is_none_or(|cut| !cut.is_empty()) {
+            wrong.push(format!("{page} ({look}) is cut off at {cut}"));
+        }
         wrong.extend(serious(browser, axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")));
     }
     wrong
 }
+
+/// What reaches beyond its card, which hides the rest: the first few. What can be scrolled may, and what is folded away
+/// has no place.
+const CUT_OFF: &str = "[...document.querySelectorAll('.card *')]
+    .filter(one => one.getClientRects().length && !one.closest('pre, svg, thead, .unseen, details:not([open]) > :not(summary)'))
+    .filter(one => one.getBoundingClientRect().right > one.closest('.card').getBoundingClientRect().right + 1)
+    .slice(0, 3).map(one => one.outerHTML.slice(0, 160))";
 
 /// `kill -9`.
 fn kill(process: &Process) {

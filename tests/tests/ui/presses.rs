@@ -9,7 +9,7 @@ use postern_tests::{Hosts, wait_until};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use super::{PASSWORD, axe, look_at, serious, sign_in};
+use super::{CUT_OFF, PASSWORD, axe, look_at, serious, sign_in};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -46,13 +46,16 @@ async fn streams_and_drains_are_ended_and_a_lost_group_is_founded_anew() {
     browser.press_within("#live-drills details[open] .sure", "End them now").await;
     browser.sees("What drained was ended").await;
     assert!(until_reset(&mut held).await);
-    browser.sees("The group has a leader, so it can change its active by itself").await;
+    browser.sees("Every member of the group is connected: there is nothing to recover").await;
 
     hosts.kill("alpha");
     hosts.kill("beta");
     hosts.until("the gateway is down", |gateway| gateway.state == "down").await;
-    let form = "document.querySelector('[name=on]') ? true : (location.reload(), null)";
-    browser.until("the page offers to recover", form).await;
+    wait_until("the page offers to recover", SOON, async || {
+        browser.goto(&format!("{admin}/drills")).await;
+        (browser.eval("!!document.querySelector('[name=on]')").await == true).then_some(())
+    })
+    .await;
     wrong.extend(look_at(&mut browser, &axe(), "drills-recover", &format!("{admin}/drills")).await);
     browser.look(1280, false).await;
     browser.fill("on", "gamma").await;
@@ -149,7 +152,11 @@ async fn somebody_is_told_of_outages_and_each_kind_of_alert_can_be_chosen() {
     browser.press_within("#endpoint-ops", "Switch on").await;
     browser.sees("ops is told again").await;
     wrong.extend(look_at(&mut browser, &axe(), "alerts-one", &format!("{admin}/alerts")).await);
+    browser.press_within("#endpoint-ops", "Remove").await;
+    browser.picture(&pictures().join("alerts-remove-phone.png")).await;
+    assert_eq!(browser.eval(CUT_OFF).await, json!([]), "what is asked back has room on a phone");
     browser.look(1280, false).await;
+    browser.goto(&format!("{admin}/alerts")).await;
     browser.fill("reason", "night work").await;
     browser.press("Begin").await;
     browser.sees("night work").await;
