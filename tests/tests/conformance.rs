@@ -2,7 +2,7 @@
 //! recommendations, testssl.sh's list of known weaknesses.
 //!
 //! `CONFORMANCE_LONG=1` adds kosoku's large messages (group 9) and everything that testssl knows, on both ports.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "panicking is how a test fails")]
+#![expect(clippy::expect_used, reason = "panicking is how a test fails")]
 
 use std::io;
 use std::net::SocketAddr;

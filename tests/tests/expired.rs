@@ -1,7 +1,6 @@
 //! An agent was away for longer than its certificate lived: it asks to come back with its old key, waits for an
 //! administrator's word, and then has its place again. That it was away when central's certificate authority was
 //! replaced makes no difference.
-#![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 use std::fs;
 use std::time::Duration;

@@ -67,7 +67,7 @@ impl Postgres {
         let mut command = Command::new(postgres);
         command.arg("-D").arg(&data).current_dir(folder.path());
         let process = Process::spawn(Launch { name: "postgres", command, log, stop: Stop::Interrupt, user });
-        let mut server = Self { addr, certificates, process, folder: folder };
+        let mut server = Self { addr, certificates, process, folder };
         let mut query = server.client("psql", addr);
         query.args(["--no-psqlrc", "--command", "SELECT 1"]);
         let answers = async || query.output().await.expect("psql can be started").status.success();

@@ -149,7 +149,7 @@ fn show(reports: &[Report], took: Duration) {
 
 /// Websockets of a tunnel, where a test does not say it itself.
 fn lanes() -> u8 {
-    number("WORLD_LANES").map_or(1, |lanes| u8::try_from(lanes).expect("a tunnel has a few lanes"))
+    number("WORLD_LANES").map_or(1, |lanes| u8::try_from(lanes).unwrap_or(u8::MAX))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -314,8 +314,6 @@ pub(super) fn sync(fd: c_int) -> Option<Result<usize, c_int>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "panicking is how a test fails")]
-
     use durable::Durable;
 
     use super::*;
