@@ -376,10 +376,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::open(folder.path(), &names(), now()).unwrap();
         let first = ca.server_key();
-        assert!(!ca.look(now() + Duration::days(240)).unwrap().server_renewed);
-        assert!(ca.look(now() + Duration::days(250)).unwrap().server_renewed);
+        assert!(!ca.look(now() + Duration::days(53)).unwrap().server_renewed);
+        assert!(ca.look(now() + Duration::days(54)).unwrap().server_renewed);
         assert_ne!(ca.server_key().cert, first.cert);
-        let reopened = Ca::open(folder.path(), &names(), now() + Duration::days(251)).unwrap();
+        let reopened = Ca::open(folder.path(), &names(), now() + Duration::days(55)).unwrap();
         assert_eq!(reopened.server_key().cert, ca.server_key().cert);
     }
 
