@@ -1,6 +1,10 @@
 //! `postern-central`: the server in the cloud.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{BufRead, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use central::{
     app::App,
@@ -60,6 +64,9 @@ enum CaCommand {
         /// anew, with the new ca.pem. Restart central afterwards.
         #[arg(long)]
         disown: bool,
+        /// With --disown: the data directory typed again, which is asked for where there is a terminal.
+        #[arg(long, value_name = "DATA_DIR", requires = "disown")]
+        confirm: Option<PathBuf>,
     },
 }
 
@@ -106,7 +113,10 @@ fn ca(command: CaCommand) -> ExitCode {
     let standing = match command {
         CaCommand::Status { .. } => rotation::standing(&config.data_dir, now),
         CaCommand::Rotate { disown: false, .. } => rotation::rotate(&config.data_dir, Manner::Vouched, now),
-        CaCommand::Rotate { disown: true, .. } => rotation::rotate(&config.data_dir, Manner::Disowned, now),
+        CaCommand::Rotate { disown: true, confirm, .. } => match confirmed(&config.data_dir, confirm) {
+            Ok(()) => rotation::rotate(&config.data_dir, Manner::Disowned, now),
+            Err(error) => return failed(PROGRAM, &error),
+        },
     };
     match standing {
         Ok(standing) => {
@@ -114,6 +124,29 @@ fn ca(command: CaCommand) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => failed(PROGRAM, &error),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nothing was changed: every agent would have to enrol anew; to confirm, type the data directory again, {} (or give it \
+     as --confirm)", .0.display()
+)]
+struct NotConfirmed(PathBuf);
+
+/// Whoever takes every agent's certificate away says of which central, twice.
+fn confirmed(data_dir: &Path, typed: Option<PathBuf>) -> Result<(), NotConfirmed> {
+    let typed = match typed {
+        None if std::io::stdin().is_terminal() => {
+            eprint!("Every agent will have to enrol anew. Type the data directory again to go on: ");
+            let mut line = String::new();
+            std::io::stdin().lock().read_line(&mut line).ok().map(|_| line.trim().into())
+        }
+        typed => typed,
+    };
+    match typed {
+        Some(typed) if typed == data_dir => Ok(()),
+        _ => Err(NotConfirmed(data_dir.to_owned())),
     }
 }
 
@@ -149,4 +182,23 @@ async fn serve(config: Config) -> ExitCode {
     watchdog::stopping();
     running.stop().await;
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_disowned_only_by_whoever_says_of_which_central() {
+        let data_dir = Path::new("/var/lib/postern-central");
+        assert!(confirmed(data_dir, Some(data_dir.to_owned())).is_ok());
+        let refused = confirmed(data_dir, Some("/var/lib/another".into())).unwrap_err();
+        assert!(refused.to_string().contains("nothing was changed"), "{refused}");
+    }
+
+    #[test]
+    fn a_confirmation_without_anything_to_confirm_is_wrong_usage() {
+        let typed = ["postern-central", "ca", "rotate", "--config", "central.toml", "--confirm", "/data"];
+        assert!(Args::try_parse_from(typed).is_err());
+    }
 }
