@@ -16,7 +16,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use proto::EnvironmentName;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -34,7 +34,7 @@ use super::{
 
 /// How long a client may take to say where it wants to go.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-/// Clients that may be about to say it. Each holds a descriptor that no destination counts.
+/// Clients that may be about to say it, or hear that nothing leads there. Each holds a descriptor that no destination counts.
 const ASKING_MAX: usize = 256;
 /// How long to wait when the operating system gives no more sockets.
 const OUT_OF_SOCKETS_PAUSE: Duration = Duration::from_millis(100);
@@ -70,8 +70,7 @@ pub(super) async fn serve(
                         tcp::prepare(&socket);
                         let asked = take_in(socket, client);
                         let Some((socket, dialect, wanted)) = asked.await else { return };
-                        drop(place);
-                        forward(socket, dialect, &wanted, client, &published).await;
+                        forward(socket, dialect, &wanted, client, &published, place).await;
                     });
                 }
                 Err(_) => {
@@ -125,6 +124,7 @@ async fn forward(
     wanted: &Wanted,
     client: SocketAddr,
     published: &watch::Receiver<Published>,
+    asking: OwnedSemaphorePermit,
 ) {
     let Some(entrance) = entrance_to(&published.borrow(), wanted, client) else {
         debug!(%client, %wanted, "No enabled destination leads there");
@@ -137,6 +137,8 @@ async fn forward(
         Ok(inside) => inside,
         Err(refusal) => return refuse(&entrance, socket, dialect, arrival, refusal).await,
     };
+    // From here on the destination counts it; until then, while it hears a no, too, the door does.
+    drop(asking);
     let opened = tokio::select! {
         biased;
         () = entrance.shut.cancelled() => Err(Refusal::Closed),
