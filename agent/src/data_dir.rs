@@ -77,15 +77,15 @@ impl DataDir {
     }
 }
 
-/// Creates a folder, and its parents, that only this user may enter. One that exists is left as
+/// Creates a folder, and its parents, that only this user may enter, under durable names. One that exists is left as
 /// it is, but refused when other users may write into it: they could swap key or allow-list.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
+    // On Windows a folder inherits its parent's access list; the installer puts the data
+    // directory under %ProgramData%\Postern, which is closed to ordinary users.
+    durable::create_private_folders(path)?;
     #[cfg(unix)]
     {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        builder.mode(0o700).create(path)?;
+        use std::os::unix::fs::PermissionsExt;
         if fs::metadata(path)?.permissions().mode() & 0o022 != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
@@ -93,10 +93,6 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
             ));
         }
     }
-    // On Windows a folder inherits its parent's access list; the installer puts the data
-    // directory under %ProgramData%\Postern, which is closed to ordinary users.
-    #[cfg(not(unix))]
-    builder.create(path)?;
     Ok(())
 }
 

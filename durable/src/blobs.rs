@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::open::sync_dir;
+use crate::folders::sync_dir;
 
 /// The files of one database, and how much of each the disk has.
 pub(crate) struct Blobs {

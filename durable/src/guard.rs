@@ -19,7 +19,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::open::sync_dir;
+use crate::folders::sync_dir;
 
 /// One disk page on every file system we care about: a torn write spoils one slot only.
 const SLOT_BYTES: usize = 4096;

@@ -18,12 +18,14 @@
 //! Raft, stores and their meaning live elsewhere; this room only keeps bytes.
 
 mod blobs;
+mod folders;
 mod guard;
 mod open;
 pub mod record;
 mod runner;
 mod writer;
 
+pub use folders::{create_folders, create_private_folders};
 pub use guard::{Guard, GuardError};
 pub use open::{OpenError, quarantine};
 pub use runner::{Runner, set_runner};

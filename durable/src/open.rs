@@ -1,9 +1,9 @@
 //! Opens a database, repairing what a crash may leave behind, and says clearly what it cannot.
 //!
 //! ```text
-//!   remove snap.*.generating ──► mend conf ──► open ──► read everything ──► fsync files, directory, parent
-//!                                               │ damaged: move snap.* aside, once more ──► Damaged
-//!                                               │ locked: again for 2 s ──► InUse
+//!   create its folders ──► remove snap.*.generating ──► mend conf ──► open ──► read everything ──► fsync files, folder
+//!                                                                       │ damaged: move snap.* aside, once more ──► Damaged
+//!                                                                       │ locked: again for 2 s ──► InUse
 //! ```
 //!
 //! sled's `snap.*` files are a cache of what the log holds; an empty or partial one makes it
@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::blobs::Blobs;
+use crate::{
+    blobs::Blobs,
+    folders::{create_folders, sync_dir},
+};
 
 /// How long another holder of the lock may take to let go. sled releases it asynchronously,
 /// so our own process' last handle may be the holder.
@@ -49,7 +52,7 @@ pub enum OpenError {
 /// Opens the sled database in the directory `path`, whole and durable.
 pub(crate) fn open(path: &Path) -> Result<sled::Db, OpenError> {
     let io = |source| OpenError::Io { path: path.to_path_buf(), source };
-    fs::create_dir_all(path).map_err(io)?;
+    create_folders(path).map_err(io)?;
     remove_unfinished_snapshots(path).map_err(io)?;
     mend_conf(path)?;
     let db = match open_patiently(path)? {
@@ -64,7 +67,6 @@ pub(crate) fn open(path: &Path) -> Result<sled::Db, OpenError> {
     sync_file(&path.join("db")).map_err(io)?;
     Blobs::of(path).sync().map_err(io)?;
     sync_dir(path).map_err(io)?;
-    sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(io)?;
     Ok(db)
 }
 
@@ -215,19 +217,6 @@ pub fn quarantine(path: impl AsRef<Path>) -> io::Result<PathBuf> {
 
 fn sync_file(path: &Path) -> io::Result<()> {
     fs::File::options().read(true).write(true).open(path)?.sync_all()
-}
-
-/// Makes created, renamed and removed names in `dir` durable.
-#[cfg(unix)]
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    fs::File::open(dir)?.sync_all()
-}
-
-/// NTFS journals directory entries itself and offers no handle to flush.
-#[cfg(not(unix))]
-pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

@@ -326,7 +326,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (before, after) = (folder.path().join("before"), folder.path().join("after"));
             let disk = watch_disk(&before).unwrap();
-            let db = Durable::open(before.join("db")).unwrap();
+            // Neither folder was there before.
+            let db = Durable::open(before.join("raft/db")).unwrap();
             let tree = db.tree("t").unwrap();
             let mut acknowledged = 0;
             // None at all, too: then it has to open.
@@ -343,7 +344,7 @@ mod tests {
             disk.lose_power(&after, &mut dice).unwrap();
             forget_disk(&before);
 
-            let found = Durable::open(after.join("db"));
+            let found = Durable::open(after.join("raft/db"));
             let tree = found.unwrap_or_else(|error| panic!("seed {seed}: {error}")).tree("t").unwrap();
             for record in 0..acknowledged {
                 let value = tree.get(record.to_be_bytes()).unwrap();
