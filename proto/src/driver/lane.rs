@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::pace::Pace;
+use super::under_way::UnderWay;
 use super::{Shared, WebSocket, WebSocketEnd, remember, tokio_now};
 use crate::frame::{Frame, HEADER_BYTES, PAYLOAD_MAX_BYTES};
 use crate::mux::{MuxError, RateBudget, Reset, ResetCode, StreamId};
@@ -142,6 +143,8 @@ where
         pings: RateBudget::new(WEBSOCKET_PINGS_PER_SECOND, WEBSOCKET_PINGS_PER_SECOND),
         pace: Pace::new(PAYLOAD_MAX_BYTES, tokio_now()),
         unpaced: 0,
+        under_way: UnderWay::new(tokio_now()),
+        held_back: false,
     };
     // The turn's own bound stands in for tokio's, which would stop a lane after so many small reads of any stream.
     let ended = unconstrained(poll_fn(|cx| lane.poll(cx))).await;
@@ -237,6 +240,9 @@ struct Lane<'a, S> {
     pace: Pace,
     /// Of the message that is on its way into the socket.
     unpaced: usize,
+    under_way: UnderWay,
+    /// Something waits because enough is under way: the line is as full as it should be.
+    held_back: bool,
 }
 
 /// What one direction achieved.
@@ -331,6 +337,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
             if ping {
                 self.websocket.rest();
                 state.blocks.rest();
+                state.look_after_held_up();
                 state.ping(now.into_std(), boot_now);
             }
             Ok(())
@@ -344,8 +351,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         }
         let out = self.websocket.out();
         let piece = self.pace.piece_bytes();
-        let bytes = self.shared.with_from_lane(|state| {
+        let bound = self.under_way.bound_bytes();
+        let (bytes, progress, was_met) = self.shared.with_from_lane(|state| {
             state.mux.set_frame_bytes(piece);
+            state.mux.set_under_way_bytes(bound);
             while out.message_len() < COALESCE_BYTES.min(piece) {
                 if let Some(frame) = state.mux.poll_transmit() {
                     state.bytes_out += frame.body.stream_bytes() as u64;
@@ -354,8 +363,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     break;
                 }
             }
-            out.message_len()
+            let was_met = state.mux.is_far_ahead() && !state.sources.is_empty();
+            (out.message_len(), state.mux.progress(), was_met)
         });
+        let now = tokio_now();
+        self.under_way.sent(progress, was_met, now);
+        self.held_back |= was_met;
         if bytes == 0 {
             return Ok(Step::Waiting);
         }
@@ -369,7 +382,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         let sent = self.websocket.poll_send(cx).map_err(LaneEnd::Io)?;
         self.flushing = sent.is_pending();
         let bytes = if self.flushing { 0 } else { std::mem::take(&mut self.unpaced) };
-        self.pace.sent(bytes, self.flushing, tokio_now());
+        let full = self.flushing || std::mem::take(&mut self.held_back);
+        self.pace.sent(bytes, full, tokio_now());
         Ok(sent)
     }
 
@@ -433,12 +447,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         Ok(Step::Moved(bytes))
     }
 
-    fn take(&self, mut message: Bytes) -> Result<(), MuxError> {
+    fn take(&mut self, mut message: Bytes) -> Result<(), MuxError> {
         let now = tokio_now();
         let boot_now = self.shared.config.clock.now();
-        self.shared.with_from_lane(|state| {
+        let progress = self.shared.with_from_lane(|state| {
             if state.lane.generation != self.generation {
-                return Ok(()); // replaced meanwhile; the next turn ends it
+                return Ok::<_, MuxError>(None); // replaced meanwhile; the next turn ends it
             }
             state.heard_at = Some(boot_now);
             while !message.is_empty() {
@@ -446,8 +460,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                 state.bytes_in += frame.body.stream_bytes() as u64;
                 state.mux.handle_frame(frame, now)?;
             }
-            Ok(())
-        })
+            Ok(Some(state.mux.progress()))
+        })?;
+        if let Some(progress) = progress {
+            self.under_way.heard(progress, now);
+        }
+        Ok(())
     }
 
     /// Sleeps until the next thing is due; false if it is due already.

@@ -26,6 +26,7 @@ mod ready;
 mod relay;
 mod stream;
 mod turns;
+mod under_way;
 mod websocket;
 
 #[cfg(test)]
@@ -49,7 +50,7 @@ pub use self::clock::{BootClock, SystemBootClock, TokioClock};
 pub use self::lane::{LaneEnd, ProtocolError, websocket_config};
 pub use self::lanes::{Lane, Lanes};
 pub use self::lease::Lease;
-pub use self::queue::prepare_tunnel_socket;
+pub use self::queue::{prepare_stream_socket, prepare_tunnel_socket};
 pub use self::relay::{RelayEnd, RelayEnded, relay};
 pub use self::stream::{Incoming, IncomingStream, TunnelStream, reset_of};
 pub use self::websocket::{Role, WebSocket, WebSocketEnd};
@@ -139,6 +140,7 @@ impl Tunnel {
                 streams: StreamsById::default(),
                 due: VecDeque::new(),
                 sources: Turns::default(),
+                held_up: Vec::new(),
                 blocks: Blocks::default(),
                 wakes: Vec::new(),
                 incoming: VecDeque::new(),
@@ -293,6 +295,8 @@ struct State {
     due: VecDeque<StreamId>,
     /// Joined streams whose sockets may have something for the tunnel; each at most once.
     sources: Turns,
+    /// Joined streams whose sockets are not read for want of room; each at most once.
+    held_up: Vec<StreamId>,
     blocks: Blocks,
     /// Whom to wake when the lock is free again.
     wakes: Vec<Waker>,
@@ -462,7 +466,8 @@ impl State {
 
     /// Is there something that the lane could do?
     fn has_work(&self) -> bool {
-        let can_send = !self.lane.flushing && (!self.sources.is_empty() || self.mux.has_output());
+        let can_fetch = !self.sources.is_empty() && !self.mux.is_far_ahead();
+        let can_send = !self.lane.flushing && (can_fetch || self.mux.has_output());
         can_send || !self.due.is_empty() || self.lane.close.is_some()
     }
 

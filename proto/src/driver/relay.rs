@@ -132,6 +132,10 @@ pub(super) struct Socket {
     source: bool,
     /// Its last read brought more than a little.
     bulk: bool,
+    /// Not read, since its stream has no room.
+    held_up: bool,
+    /// Stands in [`State::held_up`].
+    watched: bool,
     ended: Option<RelayEnded>,
     finished: bool,
 }
@@ -153,6 +157,8 @@ impl Socket {
             due: false,
             source: false,
             bulk: false,
+            held_up: false,
+            watched: false,
             ended: None,
             finished: false,
         }
@@ -226,7 +232,11 @@ impl Socket {
             return Ok(None);
         }
         // When it breaks, the other direction still hands over what had arrived and then ends both.
-        let Ok(room @ 1..) = mux.writable(id) else { return Ok(None) };
+        let room = mux.writable(id).unwrap_or(0);
+        self.held_up = room == 0;
+        if self.held_up {
+            return Ok(None);
+        }
         let wanted = room.min(max).min(BLOCK_BYTES);
         let mut block = ReadBuf::new(&mut blocks.block()[..wanted]);
         if Pin::new(&mut self.tcp).poll_read(cx, &mut block).map_err(RelayEnded::Socket)?.is_pending() {
@@ -283,8 +293,9 @@ impl State {
     pub(super) fn hand_back(&mut self) {
         self.due = VecDeque::new();
         self.sources = Turns::default();
+        self.held_up = Vec::new();
         for socket in self.streams.values_mut().filter_map(|slot| slot.socket.as_mut()) {
-            (socket.due, socket.source) = (false, false);
+            (socket.due, socket.source, socket.watched) = (false, false, false);
             self.wakes.extend(socket.relay.take());
         }
     }
@@ -347,11 +358,11 @@ impl State {
         moved
     }
 
-    /// Reads the next socket that may have something for the tunnel, once, `max` bytes at most. `None`: there is no such
-    /// socket.
+    /// Reads the next socket that may have something for the tunnel, once, `max` bytes at most; while enough is under way,
+    /// only one that gives little. `None`: there is no such socket.
     pub(super) fn fetch_next(&mut self, max: usize) -> Option<usize> {
-        let State { mux, streams, blocks, sources, wakes, .. } = self;
-        let id = sources.pop()?;
+        let State { mux, streams, blocks, sources, held_up, wakes, .. } = self;
+        let id = sources.pop(!mux.is_far_ahead())?;
         let Some(socket) = streams.get_mut(&id).and_then(|slot| slot.socket.as_mut()) else { return Some(0) };
         socket.source = false;
         if socket.ended.is_some() {
@@ -365,9 +376,32 @@ impl State {
             socket.source = true;
             sources.push(id, socket.bulk);
         }
+        if socket.held_up && !socket.watched {
+            socket.watched = true;
+            held_up.push(id);
+        }
         let len = fetched.as_ref().ok().copied().flatten().unwrap_or(0);
         socket.settle(mux, id, fetched.map(|_| ()), wakes);
         Some(len)
+    }
+
+    /// Whether sockets that are held up have broken meanwhile: behind bytes that nobody reads, no read finds that out, and
+    /// no bell rings for what is readable already.
+    pub(super) fn look_after_held_up(&mut self) {
+        let State { mux, streams, held_up, wakes, .. } = self;
+        held_up.retain(|id| {
+            let socket = streams.get_mut(id).and_then(|slot| slot.socket.as_mut());
+            let Some(socket) = socket.filter(|socket| socket.ended.is_none()) else { return false };
+            let broken = match socket.tcp.take_error() {
+                Ok(None) => {
+                    socket.watched = socket.held_up;
+                    return socket.watched;
+                }
+                Ok(Some(error)) | Err(error) => error,
+            };
+            socket.settle(mux, *id, Err(RelayEnded::Socket(broken)), wakes);
+            false
+        });
     }
 }
 

@@ -403,6 +403,22 @@ async fn a_socket_that_is_reset_resets_the_stream() {
 }
 
 #[tokio::test]
+async fn a_socket_that_is_reset_while_nobody_takes_its_bytes_resets_the_stream_too() {
+    let mut pair = Pair::of(|central| central.ping_interval = Duration::from_millis(100), |_| {});
+    pair.connect().await;
+    let (mut client, relayed, mut far) = pair.relayed().await;
+    // All that fits: the far end reads nothing.
+    while tokio::time::timeout(Duration::from_millis(300), client.write_all(&[7; 64 * 1024])).await.is_ok() {}
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let end =
+        tokio::time::timeout(Duration::from_secs(10), relayed).await.expect("nobody waits for ever").unwrap();
+    assert!(matches!(end.ended, RelayEnded::Socket(_)), "{end:?}");
+    let error = far.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(reset_of(&error).unwrap().code, ResetCode::CONNECTION_RESET);
+}
+
+#[tokio::test]
 async fn a_relay_that_is_cancelled_resets_both() {
     let mut pair = Pair::connected().await;
     let (mut client, relayed, mut far) = pair.relayed().await;
@@ -484,11 +500,20 @@ impl Pair {
 
     /// The change is made to the agent's end.
     fn with(change: impl FnOnce(&mut TunnelConfig)) -> Pair {
+        Pair::of(|_| {}, change)
+    }
+
+    /// With changes to central's end and to the agent's.
+    fn of(
+        change_central: impl FnOnce(&mut TunnelConfig),
+        change_agent: impl FnOnce(&mut TunnelConfig),
+    ) -> Pair {
         let clock: Arc<dyn BootClock> = Arc::new(TokioClock::start());
         let config = |side| TunnelConfig { clock: clock.clone(), ..TunnelConfig::new(side) };
-        let mut agent = config(Side::Agent);
-        change(&mut agent);
-        let (central, _) = Tunnel::new(config(Side::Central));
+        let (mut central, mut agent) = (config(Side::Central), config(Side::Agent));
+        change_central(&mut central);
+        change_agent(&mut agent);
+        let (central, _) = Tunnel::new(central);
         let (agent, agent_incoming) = Tunnel::new(agent);
         Pair { central, agent, agent_incoming, lanes: None }
     }

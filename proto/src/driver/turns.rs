@@ -32,8 +32,11 @@ impl Turns {
         if bulk { self.bulk.push_back(id) } else { self.little.push_back(id) }
     }
 
-    /// Whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<StreamId> {
+    /// Whose turn it is. `bulk_may`: or only those that give little.
+    pub(super) fn pop(&mut self, bulk_may: bool) -> Option<StreamId> {
+        if !bulk_may {
+            return self.little.pop_front();
+        }
         if self.in_a_row < LITTLE_IN_A_ROW
             && let Some(id) = self.little.pop_front()
         {
@@ -72,7 +75,16 @@ mod tests {
         assert_eq!((at(1), at(3)), (Some(8), Some(17)));
     }
 
+    #[test]
+    fn while_the_line_has_enough_only_little_goes() {
+        let mut turns = Turns::default();
+        turns.push(StreamId(1), true);
+        turns.push(StreamId(3), false);
+        assert_eq!([turns.pop(false), turns.pop(false)], [Some(StreamId(3)), None]);
+        assert_eq!(turns.pop(true), Some(StreamId(1)));
+    }
+
     fn all(turns: &mut Turns) -> Vec<u32> {
-        std::iter::from_fn(|| turns.pop()).map(|id| id.0).collect()
+        std::iter::from_fn(|| turns.pop(true)).map(|id| id.0).collect()
     }
 }

@@ -100,6 +100,19 @@ pub enum ReadOutcome {
     End,
 }
 
+/// How far an end's numbered frames have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last one that went out.
+    pub sent: u64,
+    /// The last one that the peer has acknowledged.
+    pub acknowledged: u64,
+    /// All that it has acknowledged so far.
+    pub acknowledged_bytes: u64,
+    /// What it has not.
+    pub under_way_bytes: usize,
+}
+
 /// Why a stream cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -133,6 +146,8 @@ pub struct Mux {
     limits: Limits,
     /// The largest DATA payload at the moment.
     frame_bytes: usize,
+    /// What may be unacknowledged at the moment.
+    under_way_bytes: usize,
     link: Link,
     /// Boxed, because a map's empty places cost as much as its full ones.
     streams: ById<Box<Stream>>,
@@ -208,6 +223,7 @@ impl Mux {
         Mux {
             side,
             frame_bytes: limits.frame_bytes,
+            under_way_bytes: limits.unacknowledged_bytes,
             link: Link::Attached,
             streams: ById::default(),
             last_ours: None,
@@ -236,6 +252,12 @@ impl Mux {
     /// From now on DATA frames have so many bytes at most, within what [`Limits`] allow.
     pub fn set_frame_bytes(&mut self, bytes: usize) {
         self.frame_bytes = bytes.clamp(1, self.limits.frame_bytes);
+    }
+
+    /// From now on no more than so many bytes should be unacknowledged, within what [`Limits`] allow; a little more may,
+    /// so that what is small need not wait.
+    pub fn set_under_way_bytes(&mut self, bytes: usize) {
+        self.under_way_bytes = bytes.clamp(1, self.limits.unacknowledged_bytes);
     }
 
     // ---- the tunnel as a whole; what its owner does with streams is in `own` ----
@@ -368,6 +390,21 @@ impl Mux {
                 || !schedule.control.is_empty()
                 || !schedule.opens.is_empty()
                 || !schedule.data.is_empty())
+    }
+
+    /// How far the frames of this end have come.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            sent: self.outbox.sent(),
+            acknowledged: self.outbox.acked(),
+            acknowledged_bytes: self.outbox.acked_bytes(),
+            under_way_bytes: self.outbox.kept_bytes(),
+        }
+    }
+
+    /// Is as much unacknowledged as [`Mux::set_under_way_bytes`] said? Then it does no good to write much.
+    pub fn is_far_ahead(&self) -> bool {
+        self.outbox.kept_bytes() >= self.under_way_bytes
     }
 
     /// Why a stream broke, if it did.

@@ -72,6 +72,7 @@ enum Deed {
     Transmit { side: usize, frames: usize },
     Arrive { side: usize, frames: usize },
     Wait { ms: u64 },
+    UnderWay { side: usize, bytes: usize },
     Cut,
 }
 
@@ -90,7 +91,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (stream, side.clone()).prop_map(|(stream, side)| Deed::Release { stream, side }),
         1 => side.clone().prop_map(|side| Deed::Ping { side }),
         5 => (side.clone(), 1..6usize).prop_map(|(side, frames)| Deed::Transmit { side, frames }),
-        5 => (side, 1..6usize).prop_map(|(side, frames)| Deed::Arrive { side, frames }),
+        5 => (side.clone(), 1..6usize).prop_map(|(side, frames)| Deed::Arrive { side, frames }),
+        1 => (side, 0..120_000usize).prop_map(|(side, bytes)| Deed::UnderWay { side, bytes }),
         2 => (1..40u64).prop_map(|ms| Deed::Wait { ms }),
         2 => Just(Deed::Cut),
     ]
@@ -149,6 +151,8 @@ fn check(mux: &Mux) {
     );
     assert!(mux.outbox.kept_frames() <= limits.unacknowledged_frames);
     assert!(mux.outbox.kept_bytes() <= limits.unacknowledged_bytes + 20 * 1024);
+    let far_ahead = mux.outbox.kept_bytes() >= mux.under_way_bytes;
+    assert_eq!(mux.is_far_ahead(), far_ahead, "whoever is held back waits for an acknowledgement");
     assert!(mux.schedule.resets.len() <= limits.streams * 2);
     assert!(mux.events.len() <= 5 * limits.streams + 64, "{} events", mux.events.len());
 }
@@ -243,6 +247,7 @@ impl World {
                 self.arrive(side, frames);
             }
             Deed::Wait { ms } => self.wait(Duration::from_millis(ms)),
+            Deed::UnderWay { side, bytes } => self.muxes[side].set_under_way_bytes(bytes),
             Deed::Cut => self.cut(),
         }
     }

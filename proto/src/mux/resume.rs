@@ -18,8 +18,12 @@ use crate::frame::{Body, Frame, StreamId};
 const ACK_AFTER: Duration = Duration::from_millis(25);
 /// …or for this many bytes…
 const ACK_AFTER_BYTES: usize = 256 * 1024;
-/// …or this many frames.
+/// …or this many frames…
 const ACK_AFTER_FRAMES: u32 = 512;
+/// …or for this many bytes of which the first came this long ago: on a line that is not fast the sender should know what
+/// is still under way, and a few hundred acknowledgements a second cost nothing.
+const ACK_SOON_BYTES: usize = 32 * 1024;
+const ACK_SOON: Duration = Duration::from_millis(2);
 
 /// Why a tunnel cannot go on over a new websocket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +44,8 @@ pub(super) struct Outbox {
     /// The last number given to a frame.
     last: u64,
     acked: u64,
+    /// All that was ever acknowledged.
+    acked_bytes: u64,
     kept: VecDeque<Frame>,
     kept_bytes: usize,
     /// How many of `kept`, from the back, still have to be sent again.
@@ -59,6 +65,10 @@ impl Outbox {
 
     pub(super) fn acked(&self) -> u64 {
         self.acked
+    }
+
+    pub(super) fn acked_bytes(&self) -> u64 {
+        self.acked_bytes
     }
 
     pub(super) fn kept_frames(&self) -> usize {
@@ -91,6 +101,7 @@ impl Outbox {
         while self.kept.front().is_some_and(|frame| frame.seq <= through) {
             if let Some(frame) = self.kept.pop_front() {
                 self.kept_bytes -= frame.encoded_len();
+                self.acked_bytes += frame.encoded_len() as u64;
             }
         }
         self.again = self.again.min(self.kept.len());
@@ -126,6 +137,8 @@ pub(super) struct Inbox {
     received: u64,
     untold_bytes: usize,
     untold_frames: u32,
+    /// When the first of them came.
+    untold_since: Option<Instant>,
     ack_at: Option<Instant>,
     ack_now: bool,
 }
@@ -144,10 +157,14 @@ impl Inbox {
         self.received = expected;
         self.untold_bytes += frame.encoded_len();
         self.untold_frames += 1;
+        let since = *self.untold_since.get_or_insert(now);
         if self.untold_bytes >= ACK_AFTER_BYTES || self.untold_frames >= ACK_AFTER_FRAMES {
             self.ack_now = true;
-        } else if self.ack_at.is_none() {
-            self.ack_at = Some(now + ACK_AFTER);
+        } else {
+            let soon = self.untold_bytes >= ACK_SOON_BYTES;
+            let at = since + if soon { ACK_SOON } else { ACK_AFTER };
+            self.ack_now |= soon && at <= now;
+            self.ack_at = Some(at);
         }
         Ok(())
     }
@@ -179,6 +196,7 @@ impl Inbox {
     pub(super) fn told(&mut self) {
         self.untold_bytes = 0;
         self.untold_frames = 0;
+        self.untold_since = None;
         self.ack_at = None;
         self.ack_now = false;
     }

@@ -193,6 +193,43 @@ fn acknowledgements_come_after_256_kib_or_25_ms() {
 }
 
 #[test]
+fn what_is_more_than_a_little_is_acknowledged_after_2_ms() {
+    let mut pair = Pair::with(|limits| limits.stream_window_bytes = 1024 * 1024);
+    let stream = pair.open("x");
+    pair.acknowledge_all();
+    pair.central.write(stream, &[0; 32 * 1024]).unwrap();
+    let frames = pair.transmit(Side::Central);
+    pair.deliver(Side::Agent, frames);
+    assert_eq!(pair.transmit(Side::Agent), [], "a fast line brings more at once");
+    assert_eq!(pair.agent.poll_timeout(), Some(pair.now + Duration::from_millis(2)));
+    pair.now += Duration::from_millis(2);
+    pair.agent.handle_timeout(pair.now);
+    assert_eq!(pair.transmit(Side::Agent)[0].body.name(), "ACK");
+
+    pair.central.write(stream, &[0; 1024]).unwrap();
+    let frames = pair.transmit(Side::Central);
+    pair.deliver(Side::Agent, frames);
+    assert_eq!(pair.agent.poll_timeout(), Some(pair.now + Duration::from_millis(25)), "a little can wait");
+}
+
+#[test]
+fn what_may_be_under_way_is_held_to_until_it_is_acknowledged() {
+    let mut pair = Pair::with(|limits| limits.stream_window_bytes = 1024 * 1024);
+    let stream = pair.open("x");
+    pair.acknowledge_all();
+    pair.central.set_under_way_bytes(32 * 1024);
+    pair.central.write(stream, &[0; 128 * 1024]).unwrap();
+    let frames = pair.transmit(Side::Central);
+    assert!(pair.central.is_far_ahead());
+    let sent: usize = frames.iter().map(|frame| frame.body.stream_bytes()).sum();
+    assert!(sent < 128 * 1024, "{sent}");
+    pair.deliver(Side::Agent, frames);
+    pair.acknowledge_all();
+    pair.acknowledge_all();
+    assert_eq!(pair.read_all(Side::Agent, stream), 128 * 1024, "and then goes on");
+}
+
+#[test]
 fn a_peer_that_grants_and_never_acknowledges_is_sent_no_more_than_we_may_keep() {
     let mut mux = Mux::new(Side::Central, Limits { unacknowledged_bytes: 256 * 1024, ..Limits::default() });
     let stream = mux.open(to("x"), Bytes::new()).unwrap();

@@ -3,6 +3,10 @@
 use super::*;
 use crate::frame::{Body, Frame};
 
+/// What may be under way beyond [`Mux::set_under_way_bytes`]: the owner writes no bulk any more then, and what it still
+/// writes is small and should not wait.
+pub(super) const LITTLE_MORE_BYTES: usize = 32 * 1024;
+
 impl Mux {
     /// The next frame for the websocket. It counts as sent from here on; if the websocket breaks before it is
     /// through, [`Mux::reattach`] finds out.
@@ -92,9 +96,9 @@ impl Mux {
 
     fn next_data(&mut self) -> Option<Frame> {
         let frames_max = self.limits.unacknowledged_frames * 3 / 4;
-        if self.outbox.kept_frames() >= frames_max
-            || self.outbox.kept_bytes() >= self.limits.unacknowledged_bytes
-        {
+        let bytes_max =
+            (self.under_way_bytes.saturating_add(LITTLE_MORE_BYTES)).min(self.limits.unacknowledged_bytes);
+        if self.outbox.kept_frames() >= frames_max || self.outbox.kept_bytes() >= bytes_max {
             return None;
         }
         while let Some(id) = self.schedule.data.pop_front() {
