@@ -17,6 +17,7 @@ pub mod events;
 pub mod failovers;
 pub mod gateway;
 pub mod listener;
+pub mod oidc;
 pub mod operator;
 pub mod own_listeners;
 pub mod people;

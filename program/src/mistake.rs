@@ -20,6 +20,8 @@ impl Mistake {
     pub fn in_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
         let offset = error.span().map_or(0, |span| span.start);
         let mut message = error.message().replace('`', "'").replace('\n', "; ");
+        // What people call it.
+        message = message.replace("expected a sequence", r#"expected a list, as in ["one", "two"]"#);
         if let Some(likely) = likely_word(&message) {
             message = format!("{message}; did you mean '{likely}'?");
         }
@@ -84,6 +86,22 @@ mod tests {
     fn a_place_counts_letters_and_not_bytes() {
         let mistake = Mistake::at(Path::new("f"), "ä = 1\nöö = 2", "ä = 1\nöö".len(), "odd");
         assert_eq!(mistake.to_string(), "f:2:3: odd");
+    }
+
+    #[test]
+    fn a_list_is_called_a_list() {
+        #[derive(Debug, serde::Deserialize)]
+        struct File {
+            #[serde(rename = "all")]
+            _all: Vec<String>,
+        }
+        let text = "all = \"a\"";
+        let mistake = Mistake::in_toml(Path::new("f"), text, &toml::from_str::<File>(text).unwrap_err());
+        let told = mistake.to_string();
+        assert!(
+            told.starts_with("f:1:7: ") && told.ends_with(r#"expected a list, as in ["one", "two"]"#),
+            "{told}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the administration asks of the rooms that carry traffic. They implement it; this room
 //! knows nothing of tunnels and sockets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use proto::{
@@ -62,6 +62,9 @@ pub trait DataPlane: Send + Sync + 'static {
     /// What is carried, in numbers.
     fn traffic(&self, environment: &EnvironmentName) -> TrafficView;
 
+    /// The same by the type of the destinations, `postgresql` and the like. Looks at every open stream.
+    fn carried(&self, environment: &EnvironmentName) -> BTreeMap<&'static str, Carriage>;
+
     /// What the destination's listener does at this moment.
     fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening;
 }
@@ -84,6 +87,19 @@ pub struct TrafficView {
     /// Of the tunnel there is now: its websockets.
     pub lanes: usize,
     pub times: StreamTimes,
+}
+
+/// What destinations of one type carry, and have carried since central started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carriage {
+    /// Streams now.
+    pub open: usize,
+    pub opened: u64,
+    /// Clients that got no stream.
+    pub refused: u64,
+    /// Of streams that are open and of those that have ended. Never fall.
+    pub bytes_to_site: u64,
+    pub bytes_to_cloud: u64,
 }
 
 /// Where the time of clients went since central started.

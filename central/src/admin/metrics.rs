@@ -48,6 +48,15 @@ pub(super) async fn show(
     sheet.register(&mut registry);
     state.measures.register(&mut registry);
     state.storage.register(&mut registry);
+    if let Some(counts) = state.traces.counts() {
+        let spans: Family<Labels, Counter> = Family::default();
+        for (outcome, count) in
+            [("exported", counts.exported), ("dropped", counts.dropped), ("failed", counts.failed)]
+        {
+            spans.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(count);
+        }
+        registry.register("trace_spans", "Spans of connections, by what became of them", spans);
+    }
     let expiries: Family<Labels, Value> = Family::default();
     for (purpose, at) in state.enrolment.ca().expiries() {
         expiries.get_or_create(&vec![("purpose", purpose.to_owned())]).set(seconds(at));
@@ -90,6 +99,7 @@ struct Sheet {
     round_trip: Family<Labels, Value>,
     lanes: Family<Labels, Value>,
     raft_leader: Family<Labels, Value>,
+    raft_term: Family<Labels, Value>,
     raft_index: Family<Labels, Value>,
     raft_voters: Family<Labels, Value>,
     raft_quorum: Family<Labels, Value>,
@@ -181,24 +191,34 @@ impl Sheet {
             self.openings.0.push((with("stage", stage.to_owned()), spread));
         }
         self.streams_lasted.0.push((of(), times.lasted));
-        self.streams.get_or_create(&of()).set(traffic.open as f64);
+        for (protocol, carried) in state.data_plane.carried(name) {
+            let with = |label: Option<(&'static str, &str)>| {
+                let mut labels = with("protocol", protocol.to_owned());
+                labels.extend(label.map(|(label, value)| (label, value.to_owned())));
+                labels
+            };
+            self.streams.get_or_create(&with(None)).set(carried.open as f64);
+            for (outcome, count) in [("opened", carried.opened), ("refused", carried.refused)] {
+                self.streams_total.get_or_create(&with(Some(("outcome", outcome)))).inc_by(count);
+            }
+            for (direction, count) in
+                [("to_site", carried.bytes_to_site), ("to_cloud", carried.bytes_to_cloud)]
+            {
+                self.bytes.get_or_create(&with(Some(("direction", direction)))).inc_by(count);
+            }
+        }
         let tunnels = usize::from(view.active.is_some()) + view.draining.len();
         for (kind, count) in [("control", view.connected.len()), ("tunnel", tunnels)] {
             self.links.get_or_create(&with("kind", kind.to_owned())).set(count as f64);
         }
         self.parked.get_or_create(&of()).set(traffic.parked as f64);
-        for (outcome, count) in [("opened", traffic.opened), ("refused", traffic.refused)] {
-            self.streams_total.get_or_create(&with("outcome", outcome.to_owned())).inc_by(count);
-        }
-        for (direction, count) in [("to_site", traffic.bytes_to_site), ("to_cloud", traffic.bytes_to_cloud)] {
-            self.bytes.get_or_create(&with("direction", direction.to_owned())).inc_by(count);
-        }
         self.lanes.get_or_create(&of()).set(traffic.lanes as f64);
         if let Some(round_trip) = traffic.round_trip {
             self.round_trip.get_or_create(&of()).set(round_trip.as_secs_f64());
         }
         if let Some(raft) = &view.raft {
             self.raft_leader.get_or_create(&of()).set(number(raft.leader == Some(raft.witness)));
+            self.raft_term.get_or_create(&of()).set(raft.term as f64);
             self.raft_index.get_or_create(&of()).set(raft.last_applied as f64);
             self.raft_voters.get_or_create(&of()).set(raft.voters.len() as f64);
             self.raft_quorum.get_or_create(&of()).set(number(raft.leader.is_some()));
@@ -261,14 +281,11 @@ impl Sheet {
         registry.register("tunnel_streams_active", "Streams that are open", self.streams);
         registry.register("tunnel_streams", "Clients since central started, by outcome", self.streams_total);
         registry.register("tunnel_streams_parked", "Clients that wait for a tunnel", self.parked);
-        registry.register(
-            "tunnel_bytes",
-            "Carried by the present tunnel; begins anew with the next",
-            self.bytes,
-        );
+        registry.register("tunnel_bytes", "Of streams, since central started", self.bytes);
         registry.register("tunnel_rtt_seconds", "The tunnel's last measured round trip", self.round_trip);
         registry.register("tunnel_lanes", "Websockets of the tunnel that are up", self.lanes);
         registry.register("raft_is_leader", "Central's own member leads", self.raft_leader);
+        registry.register("raft_term", "Of central's own member", self.raft_term);
         registry.register("raft_log_index", "Applied by central's own member", self.raft_index);
         registry.register("raft_voters", "Voters of the group", self.raft_voters);
         registry.register("webhook_pending", "Alerts that are not delivered yet", self.webhooks);

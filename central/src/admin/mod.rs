@@ -30,6 +30,7 @@ mod input;
 pub mod measure;
 mod meta;
 pub mod metrics;
+pub mod oidc;
 pub mod openapi;
 mod paging;
 pub mod problem;
@@ -71,6 +72,7 @@ use crate::{
     enrolment::Enrolment,
     events::{Events, NewEvent, Severity},
     gateway::{Gateway, Gateways},
+    oidc::Provider,
     own_listeners::OwnListeners,
     people::People,
     series::Lately,
@@ -91,6 +93,8 @@ pub struct AppState {
     pub data_plane: Arc<dyn DataPlane>,
     pub api_tokens: ApiTokens,
     pub people: People,
+    /// Who else vouches for people: the operator's word.
+    pub oidc: Option<Provider>,
     pub audit: Audit,
     pub enrolment: Enrolment,
     /// Which addresses alerts may be sent to: the operator's word.
@@ -119,6 +123,8 @@ pub struct AppState {
     pub measures: measure::Measures,
     /// How long the store takes.
     pub storage: StoreTimings,
+    /// What became of spans.
+    pub traces: traces::Traces,
     /// What was carried in the last hour.
     pub lately: Lately,
     /// What was decided before central started.

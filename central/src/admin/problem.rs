@@ -142,6 +142,11 @@ impl Problem {
         &self.detail
     }
 
+    /// When it is worth trying again, if that is known.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// Which fields are wrong.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors

@@ -61,6 +61,9 @@ struct LinkAnswer {
     reported_role: Option<RoleName>,
     /// Why its last attempt to bring up a tunnel failed.
     last_error: Option<String>,
+    /// When the certificate that it connected with ends, unless it is renewed.
+    #[serde(with = "time::serde::rfc3339")]
+    certificate_expires_at: OffsetDateTime,
 }
 
 impl From<&ConnectedView> for LinkAnswer {
@@ -71,6 +74,7 @@ impl From<&ConnectedView> for LinkAnswer {
             remote: connected.remote,
             reported_role: report.map(|report| report.role),
             last_error: report.and_then(|report| report.last_error.clone()),
+            certificate_expires_at: connected.certificate_until,
         }
     }
 }

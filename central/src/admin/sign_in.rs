@@ -19,6 +19,7 @@ use super::{
     input::Json,
     problem::Problem,
     rights::{Caller, Role, Who},
+    users::SignInBy,
 };
 use crate::people::{self, Password, PeopleError, Secret};
 
@@ -50,6 +51,12 @@ pub struct SetUp {
 #[derive(Debug)]
 pub struct SignedIn(people::SignedIn);
 
+impl From<people::SignedIn> for SignedIn {
+    fn from(signed_in: people::SignedIn) -> Self {
+        Self(signed_in)
+    }
+}
+
 impl SignedIn {
     pub fn name(&self) -> &Name {
         &self.0.session.user
@@ -61,6 +68,11 @@ impl SignedIn {
 
     pub fn environment(&self) -> &EnvironmentName {
         &self.0.session.environment
+    }
+
+    /// Public; says nothing about the secret.
+    pub fn session_id(&self) -> &str {
+        &self.0.session.id
     }
 
     pub fn expires_at(&self) -> OffsetDateTime {
@@ -157,6 +169,9 @@ pub(super) struct SessionAnswer {
     kind: &'static str,
     #[schema(value_type = Option<String>)]
     user: Option<Name>,
+    /// How the user signs in; `null` for a token.
+    #[schema(inline)]
+    sign_in: Option<SignInBy>,
     token: Option<TokenAnswer>,
     #[schema(value_type = String)]
     role: Role,
@@ -180,7 +195,13 @@ struct TokenAnswer {
 }
 
 impl SessionAnswer {
-    fn of(state: &AppState, environment: EnvironmentName, role: Role, who: Who) -> Self {
+    fn of(
+        state: &AppState,
+        environment: EnvironmentName,
+        role: Role,
+        who: Who,
+        sign_in: Option<SignInBy>,
+    ) -> Self {
         let (user, token) = match &who {
             Who::User(session) => (Some(session.user.clone()), None),
             Who::Token { id, name } => (None, Some(TokenAnswer { id: id.clone(), name: name.clone() })),
@@ -189,6 +210,7 @@ impl SessionAnswer {
         Self {
             kind: if token.is_some() { "token" } else { "user" },
             user,
+            sign_in,
             token,
             role,
             environment,
@@ -202,7 +224,8 @@ impl SessionAnswer {
     fn begun(state: &AppState, signed_in: &SignedIn) -> Response {
         let session = signed_in.0.session.clone();
         let who = Who::User(Box::new(session.clone()));
-        let answer = Self::of(state, session.environment, signed_in.0.role, who);
+        let by = Some(SignInBy::Password);
+        let answer = Self::of(state, session.environment, signed_in.0.role, who, by);
         (StatusCode::CREATED, [(header::SET_COOKIE, signed_in.cookie())], Answer(answer)).into_response()
     }
 }
@@ -218,9 +241,17 @@ pub(super) async fn begin(
 }
 
 /// `GET /session`
-pub(super) async fn show(State(state): State<AppState>, caller: Caller) -> Answer<SessionAnswer> {
+pub(super) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Answer<SessionAnswer>, Problem> {
     let Caller { environment, role, who, .. } = caller;
-    Answer(SessionAnswer::of(&state, environment, role, who))
+    let user = match who.session() {
+        Some(session) => state.people.user(&environment, &session.user).await?,
+        None => None,
+    };
+    let by = user.map(|user| SignInBy::of(&user.value));
+    Ok(Answer(SessionAnswer::of(&state, environment, role, who, by)))
 }
 
 /// `DELETE /session`
@@ -266,7 +297,9 @@ pub async fn change_own_password(
     let changed =
         state.people_for(caller).change_own_password(session, current, new, &client.browser, now).await;
     changed.map(SignedIn).map_err(|error| match error {
-        PeopleError::WrongPassword => Problem::field("current", error.to_string()),
+        PeopleError::WrongPassword | PeopleError::NoPassword(_) => {
+            Problem::field("current", error.to_string())
+        }
         PeopleError::Weak(weak) => Problem::field("new", weak.to_string()),
         error => error.into(),
     })
@@ -320,7 +353,11 @@ fn note_user(client: &Client, signed_in: &people::SignedIn) {
     }
 }
 
-async fn end_old_session(state: &AppState, client: &Client, now: OffsetDateTime) -> Result<(), Problem> {
+pub(super) async fn end_old_session(
+    state: &AppState,
+    client: &Client,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
     let Some(secret) = &client.session else { return Ok(()) };
     if let Some((old, _)) = state.people.session(secret, now).await? {
         let ours = |session: &people::Session| session.id == old.id;

@@ -20,7 +20,9 @@ use super::{
     rights::{Caller, Role},
     version::{IfMatch, Version, Versioned},
 };
-use crate::people::{NewUser, Password, People, PeopleError, Session, SessionView, User, UserChange};
+use crate::people::{
+    Account, NewUser, Password, People, PeopleError, Session, SessionView, User, UserChange,
+};
 
 /// A user, without anything that helps to become that user.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,8 +33,13 @@ pub(super) struct UserAnswer {
     #[schema(value_type = String)]
     role: Role,
     disabled: bool,
-    /// Without one nobody signs in as this user, but by a one-time link.
+    /// Without one nobody signs in as this user, but by a one-time link or through the identity provider.
     has_password: bool,
+    #[schema(inline)]
+    sign_in: SignInBy,
+    /// Who it is at the identity provider; `null` for whom central has by itself.
+    #[schema(inline)]
+    account: Option<AccountAnswer>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -40,6 +47,27 @@ pub(super) struct UserAnswer {
     sessions: usize,
     /// What `If-Match` takes, so that a list can be edited from.
     version: String,
+}
+
+/// Who says that it is really this user: central, by a password (or a one-time link), or the identity provider, which also
+/// gives the role, anew at each sign-in.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SignInBy {
+    Password,
+    Provider,
+}
+
+impl SignInBy {
+    pub(super) fn of(user: &User) -> Self {
+        if user.account.is_some() { Self::Provider } else { Self::Password }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct AccountAnswer {
+    issuer: String,
+    subject: String,
 }
 
 impl UserAnswer {
@@ -54,6 +82,8 @@ impl UserAnswer {
             role: user.role,
             disabled: user.disabled,
             has_password: user.has_password(),
+            sign_in: SignInBy::of(&user),
+            account: user.account.map(|Account { issuer, subject }| AccountAnswer { issuer, subject }),
             created_at: user.created_at,
             last_sign_in: state.people.last_sign_in(environment, &user.name).await?,
             sessions: all.iter().filter(|view| view.session.user == user.name).count(),
@@ -320,6 +350,9 @@ impl From<PeopleError> for Problem {
             PeopleError::Changed(_) => Self::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", text),
             PeopleError::WrongCredentials => Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", text),
             PeopleError::WrongPassword => Self::field("current", text),
+            PeopleError::NoPassword(_) => Self::field("password", text),
+            PeopleError::Local(_) | PeopleError::OtherAccount(_) => Self::conflict("name_taken", text),
+            PeopleError::Disabled(_) => Self::new(StatusCode::FORBIDDEN, "user_disabled", text),
             PeopleError::TooManyAttempts(wait) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", text).retry_after(wait)
             }

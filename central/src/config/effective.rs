@@ -1,6 +1,6 @@
 //! What is in force: every setting with its value, its default and where it came from, for people who ask.
 //!
-//! No setting holds a secret: keys and tokens lie in files of their own. One that will is to be shown as `***` here.
+//! Keys and tokens lie in files of their own. What a setting reads from such a file is shown as `***`.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -30,6 +30,8 @@ pub enum Source {
     File,
     /// The command line, as `postern-central dev` chooses.
     CommandLine,
+    /// A variable that is not ours: OpenTelemetry's.
+    Environment,
 }
 
 impl fmt::Display for Source {
@@ -38,6 +40,7 @@ impl fmt::Display for Source {
             Self::Default => "default",
             Self::File => "file",
             Self::CommandLine => "command_line",
+            Self::Environment => "environment",
         })
     }
 }
@@ -136,6 +139,36 @@ const SETTINGS: &[Line] = &[
         "Where the front door (SOCKS5, HTTP CONNECT) listens; port 0: any free one.",
         |c| c.listeners.forwarder.map_or_else(|| "off".to_owned(), |address| address.to_string()),
     ),
+    ("oidc.issuer", "The identity provider that people may sign in through.", |c| {
+        oidc(c, |oidc| oidc.issuer.to_string())
+    }),
+    ("oidc.client_id", "What central is called there.", |c| oidc(c, |oidc| oidc.client_id.clone())),
+    ("oidc.client_secret_file", "What central proves itself there with, which is not shown.", |c| {
+        oidc(c, |oidc| format!("{:?}", oidc.client_secret))
+    }),
+    ("oidc.scopes", "What is asked for of people's data.", |c| oidc(c, |oidc| oidc.scopes.clone())),
+    ("oidc.user_claim", "The claim that users' names are made from.", |c| {
+        oidc(c, |oidc| oidc.user_claim.clone())
+    }),
+    ("oidc.role_claim", "The claim that roles are given for.", |c| oidc(c, |oidc| oidc.role_claim.clone())),
+    ("oidc.roles", "Which values of that claim give which role.", |c| oidc(c, |oidc| oidc.roles.to_string())),
+    ("oidc.ca_file", "Whom the identity provider's certificate is believed.", |c| {
+        oidc(c, |oidc| oidc.authority.as_ref().map_or_else(trusted, |authority| format!("{authority:?}")))
+    }),
+    ("oidc.environment", "The Environment that its people sign in to.", |c| {
+        oidc(c, |oidc| oidc.environment.to_string())
+    }),
+    ("traces.endpoint", "The OpenTelemetry collector that is told of connections.", |c| {
+        c.traces.endpoint.as_ref().map_or_else(none, ToString::to_string)
+    }),
+    ("traces.sample", "Of which share of connections it is told.", |c| c.traces.sample.to_string()),
+    ("traces.headers_file", "Headers that are sent along, which are not shown.", |c| {
+        let count = c.traces.headers.map().len();
+        if count == 0 { none() } else { format!("*** ({count})") }
+    }),
+    ("traces.ca_file", "Whom a collector with https is believed.", |c| {
+        c.traces.authority.as_ref().map_or_else(trusted, |given| format!("{given:?}"))
+    }),
     ("log.format", "How central writes its log: text or json.", |c| match c.log.format {
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),
@@ -152,6 +185,7 @@ impl Config {
             let source = match self.written.0.contains(name) {
                 true => Source::File,
                 false if value == default => Source::Default,
+                false if name == "traces.endpoint" => Source::Environment,
                 false => Source::CommandLine,
             };
             Setting { name, value, default, source, about }
@@ -162,6 +196,14 @@ impl Config {
 
 fn span(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
+}
+
+fn oidc(config: &Config, show: impl Fn(&crate::oidc::Settings) -> String) -> String {
+    config.oidc.as_ref().map_or_else(none, show)
+}
+
+fn trusted() -> String {
+    "whom this machine trusts".to_owned()
 }
 
 fn none() -> String {
@@ -184,7 +226,7 @@ mod tests {
     #[test]
     fn every_key_that_a_file_may_have_is_shown() {
         let shown: BTreeSet<_> = SETTINGS.iter().map(|(name, ..)| (*name).to_owned()).collect();
-        let tables = ["admin", "tunnel", "gateway", "agent", "alerts", "listeners", "log"];
+        let tables = ["admin", "tunnel", "gateway", "agent", "alerts", "listeners", "oidc", "traces", "log"];
         let mut known: BTreeSet<_> =
             keys("moon = 1").into_iter().filter(|key| !tables.contains(&key.as_str())).collect();
         for table in tables {

@@ -22,6 +22,8 @@ pub(super) struct File {
     pub(super) agent: AgentTable,
     pub(super) alerts: AlertsTable,
     pub(super) listeners: ListenersTable,
+    pub(super) oidc: OidcTable,
+    pub(super) traces: TracesTable,
     pub(super) log: LogTable,
 }
 
@@ -74,6 +76,52 @@ pub(super) struct AlertsTable {
 pub(super) struct ListenersTable {
     pub(super) bind: Given<String>,
     pub(super) forwarder: Given<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OidcTable {
+    pub(super) issuer: Given<String>,
+    pub(super) client_id: Given<String>,
+    pub(super) client_secret_file: Given<String>,
+    pub(super) scopes: Given<String>,
+    pub(super) user_claim: Given<String>,
+    pub(super) role_claim: Given<String>,
+    pub(super) roles: RolesTable,
+    pub(super) ca_file: Given<String>,
+    pub(super) environment: Given<String>,
+}
+
+impl OidcTable {
+    /// Where its first value stands, if it has any.
+    pub(super) fn begins_at(&self) -> Option<Range<usize>> {
+        let Self { issuer, client_id, client_secret_file, scopes, user_claim, role_claim, .. } = self;
+        let RolesTable { viewer, operator, administrator, cloud_administrator } = &self.roles;
+        let texts = [issuer, client_id, client_secret_file, scopes, user_claim, role_claim];
+        let texts = texts.into_iter().chain([&self.ca_file, &self.environment]);
+        let texts = texts.flatten().map(Spanned::span);
+        let lists = [viewer, operator, administrator, cloud_administrator].into_iter().flatten();
+        texts.chain(lists.map(Spanned::span)).min_by_key(|span| span.start)
+    }
+}
+
+/// What gives which role.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RolesTable {
+    pub(super) viewer: Given<Vec<Spanned<String>>>,
+    pub(super) operator: Given<Vec<Spanned<String>>>,
+    pub(super) administrator: Given<Vec<Spanned<String>>>,
+    pub(super) cloud_administrator: Given<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TracesTable {
+    pub(super) endpoint: Given<String>,
+    pub(super) sample: Given<f64>,
+    pub(super) headers_file: Given<String>,
+    pub(super) ca_file: Given<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -56,6 +56,16 @@ impl Attempts {
         taken.inspect_err(|_| self.peers.give_back(&peer, PEER_EVERY))
     }
 
+    /// As [`Self::admit`], where nobody knows yet whose account it will be.
+    pub(super) fn admit_from(&mut self, peer: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        self.peers.take(peer.map(network), PEER_EVERY, now)
+    }
+
+    /// Somebody came of it: what it took is given back.
+    pub(super) fn succeeded_from(&mut self, peer: Option<IpAddr>) {
+        self.peers.give_back(&peer.map(network), PEER_EVERY);
+    }
+
     /// It was the right password: what it took is given back.
     pub(super) fn succeeded(&mut self, attempt: &Attempt) {
         let peer = attempt.peer.map(network);

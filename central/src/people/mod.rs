@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   password ─┐ attempts (how often)                     ┌─► user (role, disabled)
-//!             ├───────────────────► sign in ─► session ──┤
+//!   provider ─┼───────────────────► sign in ─► session ──┤
 //!   one-time link ─► first user ─────┘    (idle, lifetime)└─► every request looks up both anew
 //! ```
 //!
@@ -13,6 +13,7 @@ mod attempts;
 pub mod last_use;
 mod one_time_link;
 mod password;
+mod provided;
 mod role;
 mod secret;
 mod session;
@@ -29,11 +30,12 @@ use tracing::warn;
 
 pub use last_use::LastUse;
 pub use password::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, Password, Weak};
+pub use provided::Arrival;
 pub use role::Role;
 pub use secret::Secret;
 pub use session::{Browser, SESSIONS_PER_USER_MAX, Session, SessionLimits, SessionView};
 pub use sign_in::SignedIn;
-pub use user::{NewUser, PeopleError, USERS_MAX, User, UserChange};
+pub use user::{Account, NewUser, PeopleError, USERS_MAX, User, UserChange};
 
 /// For backups, which leave them out: what was ended or used since would be good again.
 pub(crate) const SESSIONS: &str = session::SESSIONS.name();

@@ -11,7 +11,7 @@ use super::{
     attempts::{Attempt, network},
     one_time_link::{self, Purpose},
     user::{FAMILIAR_MAX, SIGN_INS, SignIns, USERS},
-    users::{admitted, user_key},
+    users::{admitted, is_empty, user_key},
 };
 use crate::store::{Owner, Precondition, StoreError, Transaction, Versioned, Write};
 
@@ -104,6 +104,9 @@ impl People {
         now: OffsetDateTime,
     ) -> Result<SignedIn, PeopleError> {
         let (environment, name) = (&session.environment, &session.user);
+        if self.user(environment, name).await?.is_some_and(|user| user.value.account.is_some()) {
+            return Err(PeopleError::NoPassword(name.clone()));
+        }
         let proved = self.proved(environment, name.as_str(), current, browser).await?;
         let proved = proved.ok_or(PeopleError::WrongPassword)?;
         new.check(name.as_str())?;
@@ -167,7 +170,7 @@ impl People {
         let user = self.prepared(new, now).await?;
         let (signed_in, writes) = self.beginning(&user, environment, browser, now).await?;
         let done = self.decide(environment, |users| {
-            if !users.is_empty() {
+            if !is_empty(users) {
                 return Err(PeopleError::LinkGone);
             }
             // The user first: that is what it is about.
@@ -252,7 +255,7 @@ impl People {
     }
 
     /// The session that `user` gets, and what is to be written for it.
-    async fn beginning(
+    pub(super) async fn beginning(
         &self,
         user: &User,
         environment: &EnvironmentName,
@@ -278,7 +281,7 @@ impl People {
         self.store.commit(writes.fold(Transaction::new(), Transaction::with)).await.map(drop)
     }
 
-    fn attempts(&self) -> std::sync::MutexGuard<'_, super::Attempts> {
+    pub(super) fn attempts(&self) -> std::sync::MutexGuard<'_, super::Attempts> {
         // Nobody panics with the lock held.
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -37,12 +37,22 @@ pub struct User {
     pub disabled: bool,
     /// An argon2id PHC string; without one nobody signs in with a password.
     pub(super) password: Option<String>,
+    /// Whose account at an identity provider this is. Such a user has no password, and the role of the last sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// Older sessions are none any more: moved on whenever role or password change. One field ends them all, also
     /// one that begins at the same moment, and also those of a user of the same name who was removed.
     #[serde(with = "time::serde::rfc3339")]
     pub(super) sessions_since: OffsetDateTime,
+}
+
+/// Who somebody is at an identity provider, whatever they are called: names are changed and given to others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub issuer: String,
+    pub subject: String,
 }
 
 impl User {
@@ -55,8 +65,9 @@ impl User {
         self.sessions_since
     }
 
+    /// One that central has by itself: what a provider gives it can take away.
     pub(super) fn is_enabled_cloud_administrator(&self) -> bool {
-        self.role == Role::CloudAdministrator && !self.disabled
+        self.role == Role::CloudAdministrator && !self.disabled && self.account.is_none()
     }
 }
 
@@ -115,6 +126,18 @@ pub enum PeopleError {
     WrongCredentials,
     #[error("the present password is wrong")]
     WrongPassword,
+    #[error("{0} signs in through the identity provider and has no password")]
+    NoPassword(Name),
+    #[error(
+        "a user named {0} is here already, with a password: whoever runs central removes that user, or gives you another name"
+    )]
+    Local(Name),
+    #[error(
+        "{0} belongs to another account at the identity provider: an administrator removes that user first"
+    )]
+    OtherAccount(Name),
+    #[error("the user {0} is disabled")]
+    Disabled(Name),
     #[error("too many attempts: try again in {}", humantime::format_duration(*.0))]
     TooManyAttempts(std::time::Duration),
     #[error("this link was used already, or has expired")]

@@ -20,9 +20,9 @@ impl People {
         Ok(users.into_iter().map(|user| user.value).collect())
     }
 
-    /// Whether nobody was made yet.
+    /// Whether nobody was made yet. Whom an identity provider lets in does not count: that can end.
     pub async fn is_empty(&self, environment: &EnvironmentName) -> Result<bool, StoreError> {
-        Ok(USERS.page(&*self.store, &environment.into(), None, 1).await?.is_empty())
+        Ok(is_empty(&USERS.all(&*self.store, &environment.into()).await?))
     }
 
     /// One user and the version of the record.
@@ -82,6 +82,9 @@ impl People {
             .decide(environment, |users| {
                 let before = find(users, name)?;
                 within(by, before.value.role)?;
+                if password.is_some() && before.value.account.is_some() {
+                    return Err(PeopleError::NoPassword(name.clone()));
+                }
                 if expected.is_some_and(|expected| expected != before.version) {
                     return Err(PeopleError::Changed(name.clone()));
                 }
@@ -139,7 +142,15 @@ impl People {
             None => None,
         };
         let NewUser { name, role, .. } = new;
-        Ok(User { name, role, disabled: false, password, created_at: now, sessions_since: now })
+        Ok(User {
+            name,
+            role,
+            disabled: false,
+            password,
+            account: None,
+            created_at: now,
+            sessions_since: now,
+        })
     }
 
     /// Decides on all users at once and writes, if none of them was changed meanwhile; else decides again. No
@@ -183,12 +194,22 @@ impl People {
     }
 
     /// They are over already, by `sessions_since`; this makes them go.
-    async fn clear_sessions_of(&self, environment: &EnvironmentName, name: &Name, now: OffsetDateTime) {
+    pub(super) async fn clear_sessions_of(
+        &self,
+        environment: &EnvironmentName,
+        name: &Name,
+        now: OffsetDateTime,
+    ) {
         let older = |session: &super::Session| session.created_at < now;
         if let Err(error) = self.sessions.end(environment, name, older).await {
             warn!(%error, %name, "Sessions that are over could not be cleared away");
         }
     }
+}
+
+/// Whether none of them is one that central has by itself.
+pub(super) fn is_empty(users: &[Versioned<User>]) -> bool {
+    users.iter().all(|user| user.value.account.is_some())
 }
 
 /// The writes that make `user` one of `users`.

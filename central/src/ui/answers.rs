@@ -119,6 +119,8 @@ pub(super) struct Link {
     /// Why its last attempt at a tunnel failed.
     #[serde(default)]
     pub(super) last_error: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) certificate_expires_at: OffsetDateTime,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -297,7 +299,7 @@ mod samples {
                 "name": name, "candidate": true, "configured": true, "restart_required": false, "connected": true,
                 "active": false, "last_seen": "2026-11-21T14:02:00Z", "version": "0.1.0", "os": "linux",
                 "system_information": {"os": "linux", "arch": "x86_64", "hostname": name, "pid": 7},
-                "link": {"since": "2026-11-21T14:00:00Z", "remote": "192.0.2.7:5000", "reported_role": null},
+                "link": {"since": "2026-11-21T14:00:00Z", "remote": "192.0.2.7:5000", "certificate_expires_at": "2027-02-19T14:02:00Z", "reported_role": null},
             });
             serde_json::from_value(server).unwrap()
         }

@@ -116,6 +116,9 @@ fn row(record: Record, now: OffsetDateTime) -> Row {
     let who = match record.who.get("kind").and_then(Value::as_str) {
         Some("user") => named("name").unwrap_or_default(),
         Some("token") => format!("token {}", named("name").or_else(|| named("id")).unwrap_or_default()),
+        Some("provider") => {
+            format!("{}, by the identity provider's word", named("name").unwrap_or_default())
+        }
         _ => match named("name") {
             Some(name) => format!("nobody, as {name}"),
             None => "nobody signed in".to_owned(),

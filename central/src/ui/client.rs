@@ -15,7 +15,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::reply::Failure;
-use crate::admin::API;
+use crate::admin::{API, problem::Problem};
 
 /// The largest answer a page is made from. Every list of the API is bounded far below it.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -212,6 +212,17 @@ impl Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             code: "page_failed".to_owned(),
             detail,
+            errors: Vec::new(),
+            request_id: String::new(),
+        }
+    }
+
+    /// The API's own words, where a page asks the rooms behind it.
+    pub(super) fn by(problem: &Problem) -> Self {
+        Self {
+            status: problem.status(),
+            code: problem.code().to_owned(),
+            detail: problem.detail().to_owned(),
             errors: Vec::new(),
             request_id: String::new(),
         }

@@ -5,7 +5,7 @@ use axum::{
     extract::Path,
     http::{HeaderMap, Method, StatusCode, header},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -18,7 +18,7 @@ use super::{
     frame::{Frame, Section},
     hops::TestShown,
     process_servers::name,
-    query::Query,
+    query::{Query, one_of},
     reply,
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
@@ -85,8 +85,13 @@ impl Row {
 #[serde(default)]
 pub(super) struct Filter {
     q: String,
+    #[serde(deserialize_with = "shown")]
     show: String,
     page: usize,
+}
+
+fn shown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    one_of(deserializer, &["failing", "untested", "disabled"])
 }
 
 impl Filter {

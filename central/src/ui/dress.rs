@@ -3,7 +3,7 @@
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
@@ -27,7 +27,7 @@ const SAFE_HEADERS: [(HeaderName, HeaderValue); 6] = [
 /// The outermost layer.
 pub(super) async fn around(request: Request, next: Next) -> Response {
     let told = visitor::cookie(request.headers(), reply::SAID_COOKIE).is_some();
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD) && is_looked_at(request.headers());
     let mut response = next.run(request).await;
     // The first page behind the redirect shows it; whatever is asked for then may take it away.
     if told && reads && response.status().is_success() {
@@ -37,4 +37,26 @@ pub(super) async fn around(request: Request, next: Next) -> Response {
     headers.extend(SAFE_HEADERS);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// Whether somebody will see the answer. What a page's script asks for, to keep the page current, nobody does: it may come
+/// between the redirect and the page behind it.
+fn is_looked_at(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_asks_for_takes_no_sentence_from_the_page_to_come() {
+        let asked = |mode: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("sec-fetch-mode", HeaderValue::from_static(mode));
+            is_looked_at(&headers)
+        };
+        assert_eq!(["navigate", "cors", "same-origin"].map(asked), [true, false, false]);
+        assert!(is_looked_at(&HeaderMap::new()), "whoever does not say");
+    }
 }

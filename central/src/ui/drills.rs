@@ -27,6 +27,8 @@ struct DrillsPage {
     frame: Frame,
     draining: Vec<DrainRow>,
     drills: Vec<DrillRow>,
+    /// Whether anybody is active, whom a drill could switch away from.
+    active: bool,
     /// Whom a drill may go to.
     others: Vec<String>,
     may_operate: String,
@@ -145,6 +147,7 @@ async fn page(visitor: &mut Visitor, drill: Filled, recover: Filled) -> Shown {
     let page = DrillsPage {
         draining: draining.into_iter().map(|one| drain_row(one, now)).collect(),
         drills: drills.into_iter().map(|one| drill_row(one, now)).collect(),
+        active: gateway.active.is_some(),
         others: gateway
             .candidates
             .iter()

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::{
     client::Refused,
     visitor::Visitor,
-    words::{Badge, Moment, Tone, bytes},
+    words::{Badge, Moment, Tone, bytes, validity},
 };
 use crate::admin::Role::Administrator;
 
@@ -78,8 +78,7 @@ pub(super) struct CertificateShown {
     pub(super) expires: Moment,
 }
 
-/// A certificate that ends so soon should have been renewed: the server's lives for months and is renewed at two
-/// thirds of that.
+/// The server's certificate lives for months and is renewed at two thirds of that.
 const SOON: time::Duration = time::Duration::days(14);
 
 /// All of it; nothing for a reader who may not see it.
@@ -108,15 +107,14 @@ pub(super) async fn look(visitor: &Visitor, now: OffsetDateTime) -> Result<Optio
 }
 
 fn certificate(one: Certificate, now: OffsetDateTime) -> CertificateShown {
-    let state = match one.expires_at - now {
-        left if left.is_negative() => Badge::new(Tone::Bad, "expired"),
-        left if left < SOON => Badge::new(Tone::Busy, "expires soon"),
-        _ => Badge::new(Tone::Good, "valid"),
-    };
     let purpose = match one.purpose.as_str() {
         "authority" => "Its certificate authority".to_owned(),
         "server" => "Its own certificate".to_owned(),
         other => other.to_owned(),
     };
-    CertificateShown { purpose, state, expires: Moment::new(one.expires_at, now) }
+    CertificateShown {
+        purpose,
+        state: validity(one.expires_at, now, SOON),
+        expires: Moment::new(one.expires_at, now),
+    }
 }

@@ -34,6 +34,7 @@ mod frame;
 mod hops;
 mod icon;
 mod live;
+mod oidc;
 mod overview;
 mod people;
 mod problems;

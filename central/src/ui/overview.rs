@@ -219,7 +219,15 @@ fn checklist(
         step(candidates > 0, "Mark it as Secure Gateway Candidate", "/process-servers", "Mark"),
         step(gateway.epoch > 0, "Restart it: it becomes active", "/process-servers", "Restart"),
         step(candidates > 1, "Mark a second candidate, so that one may fail", "/enrol", "Enrol another"),
-        step(!destinations.is_empty(), "Add the first destination and test it", "/destinations/new", "Add"),
+        match destinations.is_empty() {
+            true => step(false, "Add the first destination and test it", "/destinations/new", "Add"),
+            false => step(
+                destinations.iter().any(|destination| destination.last_test.is_some()),
+                "Add the first destination and test it",
+                "/destinations",
+                "Test",
+            ),
+        },
         step(told, "Say who is told of an outage, and send a test", "/alerts", "Set up alerts"),
     ]
 }

@@ -37,6 +37,8 @@ const TTLS: [(&str, &str); 4] =
 struct PeoplePage {
     frame: Frame,
     users: Vec<UserRow>,
+    /// Whether somebody came through an identity provider.
+    provided: bool,
     tokens: Vec<TokenRow>,
     user: Filled,
     token: Filled,
@@ -50,6 +52,8 @@ struct PeoplePage {
 struct UserRow {
     name: String,
     role: String,
+    /// The host of the identity provider that says who this is.
+    through: Option<String>,
     state: Badge,
     disabled: bool,
     created: Moment,
@@ -84,12 +88,27 @@ struct User {
     name: String,
     role: String,
     disabled: bool,
+    account: Option<Account>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
     last_sign_in: Option<OffsetDateTime>,
     sessions: usize,
     version: String,
+}
+
+/// Who a user is at the identity provider.
+#[derive(Deserialize)]
+struct Account {
+    issuer: String,
+}
+
+impl Account {
+    /// What people know the provider by.
+    fn host(&self) -> String {
+        let url = self.issuer.parse::<url::Url>().ok();
+        url.as_ref().and_then(url::Url::host_str).unwrap_or(&self.issuer).to_owned()
+    }
 }
 
 /// One of `GET /api-tokens`
@@ -158,6 +177,7 @@ async fn page(visitor: &mut Visitor, extra: Extra) -> Shown {
         }
     }
     let page = PeoplePage {
+        provided: rows.iter().any(|row| row.through.is_some()),
         users: rows,
         tokens: tokens.into_iter().map(|token| token_row(token, now)).collect(),
         user: extra.user,
@@ -179,6 +199,7 @@ fn user_row(user: User, me: &str, now: OffsetDateTime) -> UserRow {
     UserRow {
         me: user.name == me,
         role: role_words(&user.role),
+        through: user.account.as_ref().map(Account::host),
         state: if user.disabled {
             Badge::new(Tone::Calm, "disabled")
         } else {

@@ -12,7 +12,7 @@ use super::{
     process_servers::{May, Row, name},
     reply,
     visitor::{Shown, Visitor},
-    words::{Badge, Moment},
+    words::{Badge, Moment, validity},
 };
 
 #[derive(Template)]
@@ -31,10 +31,20 @@ struct Detail {
     forwarder: Option<String>,
     enrolled: Option<Moment>,
     fingerprint: Option<String>,
+    certificate: Option<CertificateShown>,
     returning: Option<ReturningShown>,
     seat: Option<Seat>,
     /// What it could reach when that was last tried.
     reached: Vec<Reached>,
+}
+
+/// An agent's certificate lives for a day and is renewed at two thirds of that.
+const SOON: time::Duration = time::Duration::hours(4);
+
+/// The certificate it is connected with.
+struct CertificateShown {
+    state: Badge,
+    until: Moment,
 }
 
 /// It asks to come back with a certificate that has expired.
@@ -101,6 +111,10 @@ pub(super) async fn show(mut visitor: Visitor, Path(text): Path<String>) -> Show
         connected_since: link.as_ref().map(|link| Moment::new(link.since, now)),
         remote: link.as_ref().map(|link| link.remote.clone()),
         reported: link.as_ref().and_then(|link| link.reported_role.clone()),
+        certificate: link.as_ref().map(|link| CertificateShown {
+            state: validity(link.certificate_expires_at, now, SOON),
+            until: Moment::new(link.certificate_expires_at, now),
+        }),
         last_error: link.and_then(|link| link.last_error),
         arch: server.system_information.arch,
         pid: server.system_information.pid,

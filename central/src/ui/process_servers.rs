@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::{extract::Path, http::Method, response::Response};
 use proto::Name;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -12,7 +12,7 @@ use super::{
     form::Form,
     frame::{Frame, Section},
     problems::disagreement,
-    query::Query,
+    query::{Query, one_of},
     reply::{self, Failure},
     visitor::{Shown, Visitor},
     words::{Badge, Moment, Tone},
@@ -121,8 +121,13 @@ fn gateway_badge(server: &ProcessServer, gateway: &Gateway) -> Badge {
 #[serde(default)]
 pub(super) struct Filter {
     q: String,
+    #[serde(deserialize_with = "shown")]
     show: String,
     page: usize,
+}
+
+fn shown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    one_of(deserializer, &["candidates", "disconnected", "attention"])
 }
 
 impl Filter {

@@ -5,7 +5,10 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::Response,
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
 
 use super::reply;
 
@@ -26,4 +29,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             }
         }
     }
+}
+
+/// A field that is left empty or says one of `words`.
+pub(super) fn one_of<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    words: &'static [&'static str],
+) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() || words.contains(&text.as_str()) {
+        return Ok(text);
+    }
+    let shown: String = text.chars().take(40).collect();
+    Err(D::Error::custom(format!("{shown:?} is none of {}", words.join(", "))))
 }

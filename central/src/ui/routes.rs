@@ -7,10 +7,10 @@ use axum::{
 };
 
 use super::{
-    alerts, assets, audit, destinations, drills, enrol, events, failovers, live, overview, people,
+    alerts, assets, audit, destinations, drills, enrol, events, failovers, live, oidc, overview, people,
     process_server, process_servers, settings, sign_in, streams,
 };
-use crate::admin::AppState;
+use crate::{admin::AppState, oidc::settings::CALLBACK};
 
 /// One line of the table: a page that is read, or a form that is sent.
 pub struct Page {
@@ -26,6 +26,8 @@ pub fn table() -> Vec<Page> {
         page("/", overview::show),
         page("/sign-in", sign_in::show),
         form("/sign-in", sign_in::enter),
+        page("/sign-in/oidc", oidc::begin),
+        page(CALLBACK, oidc::finish),
         form("/sign-out", sign_in::leave),
         page("/setup/{secret}", sign_in::show_set_up),
         form("/setup/{secret}", sign_in::set_up),

@@ -36,8 +36,9 @@ struct SettingsPage {
     /// What is in force, for those who may see it.
     effective: Option<Effective>,
     may_see: String,
-    /// Whether a person signed in, who has a password, or a token.
+    /// Whether a person signed in, or a token.
     is_user: bool,
+    has_password: bool,
 }
 
 struct SessionRow {
@@ -103,6 +104,7 @@ async fn page(visitor: &mut Visitor, password: Filled) -> Shown {
         },
         sessions: sessions.into_iter().map(|session| row(session, now)).collect(),
         is_user: visitor.is_user,
+        has_password: visitor.has_password,
         password,
         store,
         store_why,

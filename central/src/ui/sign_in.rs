@@ -26,30 +26,44 @@ struct SignIn {
     next: String,
     /// To choose from; empty where there is only one.
     environments: Vec<String>,
+    /// Where else people may sign in, if anywhere.
+    provider: Option<Elsewhere>,
     filled: Filled,
     trouble: Vec<String>,
+}
+
+/// The identity provider, as people are led to it.
+struct Elsewhere {
+    host: String,
+    /// Which Environment its people come into, where there are several.
+    environment: Option<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Next {
     #[serde(default)]
-    next: String,
+    pub(super) next: String,
 }
 
 pub(super) async fn show(State(app): State<AppState>, Query(Next { next }): Query<Next>) -> Response {
     sign_in_page(&app, &next, Filled::default())
 }
 
-fn sign_in_page(app: &AppState, next: &str, filled: Filled) -> Response {
+pub(super) fn sign_in_page(app: &AppState, next: &str, filled: Filled) -> Response {
     let environments: Vec<String> = app.gateways.iter().map(|(name, _)| name.to_string()).collect();
     let status = filled.refusal().map_or(StatusCode::OK, |refused| refused.status);
     let environments = if environments.len() > 1 { environments } else { Vec::new() };
     let shown: &[&str] =
         if environments.is_empty() { &["name", "password"] } else { &["environment", "name", "password"] };
+    let provider = app.oidc.as_ref().map(|provider| Elsewhere {
+        host: provider.host().to_owned(),
+        environment: (!environments.is_empty()).then(|| provider.environment().to_string()),
+    });
     let page = SignIn {
         links: Links::new(),
         next: own_path(next).to_owned(),
         environments,
+        provider,
         trouble: filled.trouble(shown),
         filled,
     };
@@ -122,7 +136,7 @@ fn without_password(mut form: Form) -> Form {
 }
 
 /// A place of our own to go on to, whatever the link that led here says.
-fn own_path(next: &str) -> &str {
+pub(super) fn own_path(next: &str) -> &str {
     let ours = next.starts_with('/')
         && !next.starts_with("//")
         && !next.contains('\\')

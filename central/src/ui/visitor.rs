@@ -14,7 +14,7 @@ use super::{
 use crate::admin::Role;
 
 /// The longest way back that is remembered while somebody signs in.
-const NEXT_BYTES_MAX: usize = 500;
+pub(super) const NEXT_BYTES_MAX: usize = 500;
 
 /// A reader with a session. Pages take it as an argument.
 pub(super) struct Visitor {
@@ -23,8 +23,10 @@ pub(super) struct Visitor {
     pub(super) environment: String,
     /// What to call them.
     pub(super) name: String,
-    /// A person, with a password and sessions; else a program's token.
+    /// A person, with sessions; else a program's token.
     pub(super) is_user: bool,
+    /// Somebody whose password is central's, and not an identity provider's.
+    pub(super) has_password: bool,
     /// What was just done, by the page before this one.
     pub(super) said: Option<Said>,
 }
@@ -33,6 +35,7 @@ pub(super) struct Visitor {
 #[derive(Deserialize)]
 struct Session {
     user: Option<String>,
+    sign_in: Option<String>,
     token: Option<Token>,
     role: Role,
     environment: String,
@@ -62,6 +65,7 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
             role: session.role,
             environment: session.environment,
             is_user: session.user.is_some(),
+            has_password: session.sign_in.as_deref() == Some("password"),
             name: session.user.or(session.token.map(token)).unwrap_or_default(),
             said: cookie(&parts.headers, SAID_COOKIE).and_then(Said::read),
         })

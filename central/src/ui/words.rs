@@ -102,6 +102,15 @@ pub(super) fn clock(left: Duration) -> String {
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
+/// How a certificate stands that is valid until `end`: one that has less than `soon` left should have been renewed.
+pub(super) fn validity(end: OffsetDateTime, now: OffsetDateTime, soon: Duration) -> Badge {
+    match end - now {
+        left if !left.is_positive() => Badge::new(Tone::Bad, "expired"),
+        left if left < soon => Badge::new(Tone::Busy, "expires soon"),
+        _ => Badge::new(Tone::Good, "valid"),
+    }
+}
+
 /// `1.4 MB`, in powers of ten as disks and networks count.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
@@ -146,6 +155,14 @@ mod tests {
         let said = |seconds| ago(Duration::seconds(seconds));
         assert_eq!([said(2), said(59), said(125)], ["just now", "59 s ago", "2 min ago"]);
         assert_eq!([said(7200), said(3 * 86_400), said(-180)], ["2 h ago", "3 days ago", "in 3 min"]);
+    }
+
+    #[test]
+    fn a_certificate_is_valid_then_late_then_expired() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let said = |left| validity(now + Duration::seconds(left), now, Duration::seconds(10)).word;
+        assert_eq!([said(10), said(9), said(1)], ["valid", "expires soon", "expires soon"]);
+        assert_eq!([said(0), said(-1)], ["expired", "expired"], "as the handshake judges it");
     }
 
     #[test]

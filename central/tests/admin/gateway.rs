@@ -127,6 +127,7 @@ async fn raft_is_null_without_a_group_and_lists_its_members_with_one() {
             leader: Some(NodeId(2)),
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             learners: vec![],
+            term: 5,
             last_applied: 40,
             last_claim: None,
             timings: group::Timings::default(),
@@ -134,6 +135,9 @@ async fn raft_is_null_without_a_group_and_lists_its_members_with_one() {
             seats: vec![seat("gw-a", 2), seat("gw-b", 3), seat("gw-c", 4)],
         });
     });
+    let metrics = stage.get("/metrics").await.body;
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("postern_raft_term{environment=\"default\"} 5"), "{metrics}");
     let body = stage.get("/api/v1/raft").await.body;
     let members: Vec<_> =
         body["members"].as_array().unwrap().iter().map(|m| (&m["name"], &m["state"])).collect();

@@ -12,6 +12,8 @@ mod forms;
 mod gateway;
 mod manners;
 mod nonsense;
+#[cfg(feature = "oidc")]
+mod oidc;
 mod people;
 mod posternctl;
 mod process_servers;

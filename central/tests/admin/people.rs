@@ -32,8 +32,8 @@ async fn who_signs_in_is_known_by_the_cookie_alone() {
     assert!(!signed_in.body.to_string().contains(&cookie(&signed_in)["__Host-postern=".len()..]));
     let me = with_cookie(&stage, Method::GET, SESSION, &cookie(&signed_in), Value::Null).await;
     assert_eq!(
-        (me.status, &me.body["user"], &me.body["kind"]),
-        (StatusCode::OK, &json!("anna"), &json!("user"))
+        (me.status, &me.body["user"], &me.body["kind"], &me.body["sign_in"]),
+        (StatusCode::OK, &json!("anna"), &json!("user"), &json!("password"))
     );
     assert_eq!(me.headers["cache-control"], "no-store");
 }

@@ -35,6 +35,7 @@ async fn only_the_active_shows_where_forwarding_begins() {
             "version": "9.9.9", "os": "linux",
             "link": {
                 "remote": "192.0.2.1:4000", "since": "2026-01-02T03:04:05Z", "reported_role": null, "last_error": null,
+                "certificate_expires_at": "2026-04-02T03:04:05Z",
             },
             "enrolled_at": "2026-01-02T03:04:05Z", "fingerprint": "07".repeat(32),
             "system_information": {

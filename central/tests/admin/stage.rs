@@ -16,7 +16,7 @@ use axum::{
 use central::{
     admin::{
         self, ApiTokens, AppState, DataPlane, Role,
-        data_plane::{Listening, OpenFailure, TrafficView, TriedOut},
+        data_plane::{Carriage, Listening, OpenFailure, TrafficView, TriedOut},
         follow::Following,
         measure::Measures,
         settings::Installation,
@@ -119,6 +119,7 @@ impl Stage {
             data_plane: data_plane.clone(),
             api_tokens: ApiTokens::new(store.clone(), people.last_use().clone()),
             people,
+            oidc: None,
             audit: Audit::new(store.clone()),
             enrolment: Enrolment::new(store, Arc::new(ca)),
             alert_rules: rules.clone(),
@@ -136,6 +137,7 @@ impl Stage {
             following: Following::new(stop.clone()),
             measures: Measures::default(),
             storage: StoreTimings::of("test"),
+            traces: traces::Traces::default(),
             lately: Lately::of_each([environment()]),
             installation: Arc::new(Installation {
                 settings: Config::default().settings(),
@@ -161,6 +163,14 @@ impl Stage {
             let write = Write { key, precondition: Precondition::Any, action: Action::Put(record.value) };
             self.state.store.commit(Transaction::new().with(write)).await.unwrap();
         }
+    }
+
+    /// The same, with an identity provider that people may sign in through.
+    #[cfg(feature = "oidc")]
+    pub(crate) fn believing(mut self, provider: central::oidc::Provider) -> Self {
+        self.state.oidc = Some(provider);
+        self.router = admin::router(self.state.clone());
+        self
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -228,6 +238,7 @@ impl Stage {
                 software: "9.9.9".into(),
                 system,
                 remote: ([192, 0, 2, 1], 4000).into(),
+                certificate_until: THEN + time::Duration::days(90),
                 report: None,
             };
             view.connected.insert(agent, connected);
@@ -400,6 +411,11 @@ impl DataPlane for ScriptedDataPlane {
         let before = all.len();
         all.retain(|one| one.id != stream);
         all.len() < before
+    }
+
+    fn carried(&self, _: &EnvironmentName) -> BTreeMap<&'static str, Carriage> {
+        let jdbc = Carriage { open: 2, opened: 7, refused: 1, bytes_to_site: 11, bytes_to_cloud: 13 };
+        BTreeMap::from([("postgresql", jdbc)])
     }
 
     fn traffic(&self, _: &EnvironmentName) -> TrafficView {

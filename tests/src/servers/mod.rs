@@ -2,6 +2,7 @@
 //! temporary folder, gone with the test.
 
 mod alertmanager;
+mod identity;
 mod mirror;
 mod postfix;
 mod postgres;
@@ -9,6 +10,7 @@ mod receiver;
 mod soap;
 
 pub use alertmanager::Alertmanager;
+pub use identity::IdentityProvider;
 pub use mirror::{Mirror, Visit};
 pub use postfix::Postfix;
 pub use postgres::Postgres;

@@ -3,6 +3,8 @@
 //! pictures are kept in `target/ui-pictures`, axe-core finds nothing serious, and nothing is wider than the screen.
 
 mod presses;
+#[cfg(feature = "oidc")]
+mod provider;
 
 use std::path::Path;
 use std::time::Duration;
@@ -237,22 +239,28 @@ async fn a_failover_is_rehearsed_and_a_lost_edit_is_a_conflict_from_the_page() {
 
 /// Light, dark and at phone width: pictures, and what is wrong with it.
 async fn look_at(browser: &mut Browser, axe: &str, page: &str, url: &str) -> Vec<String> {
-    let folder = pictures();
     let mut wrong = Vec::new();
     for (look, width, dark) in [("light", 1280, false), ("dark", 1280, true), ("phone", 390, false)] {
         browser.look(width, dark).await;
         browser.goto(url).await;
-        browser.picture(&folder.join(format!("{page}-{look}.png"))).await;
-        let wide = browser.eval("document.documentElement.scrollWidth").await;
-        if wide.as_u64() > Some(u64::from(width)) {
-            wrong.push(format!("{page} ({look}) is {wide} wide on a screen of {width}"));
-        }
-        let cut = browser.eval(CUT_OFF).await;
-        if cut.as_array().is_none_or(|cut| !cut.is_empty()) {
-            wrong.push(format!("{page} ({look}) is cut off at {cut}"));
-        }
-        wrong.extend(serious(browser, axe).await.into_iter().map(|one| format!("{page} ({look}): {one}")));
+        wrong.extend(look_here(browser, axe, &format!("{page}-{look}"), width).await);
     }
+    wrong
+}
+
+/// The page that is shown, as it is shown: a picture, and what is wrong with it.
+async fn look_here(browser: &mut Browser, axe: &str, page: &str, width: u32) -> Vec<String> {
+    browser.picture(&pictures().join(format!("{page}.png"))).await;
+    let mut wrong = Vec::new();
+    let wide = browser.eval("document.documentElement.scrollWidth").await;
+    if wide.as_u64() > Some(u64::from(width)) {
+        wrong.push(format!("{page} is {wide} wide on a screen of {width}"));
+    }
+    let cut = browser.eval(CUT_OFF).await;
+    if cut.as_array().is_none_or(|cut| !cut.is_empty()) {
+        wrong.push(format!("{page} is cut off at {cut}"));
+    }
+    wrong.extend(serious(browser, axe).await.into_iter().map(|one| format!("{page}: {one}")));
     wrong
 }
 

@@ -12,6 +12,12 @@ use tokio::io::AsyncReadExt;
 use super::{CUT_OFF, PASSWORD, axe, look_at, serious, sign_in};
 
 const SOON: Duration = Duration::from_secs(60);
+/// Buttons of open questions that somebody who presses them in the middle would miss.
+const COVERED: &str = "[...document.querySelectorAll('details[open] > .sure button')].filter(button => {
+        button.scrollIntoView({block: 'center'});
+        const at = button.getBoundingClientRect();
+        return document.elementFromPoint(at.x + at.width / 2, at.y + at.height / 2) !== button;
+    }).map(button => button.outerHTML)";
 
 #[tokio::test]
 async fn streams_and_drains_are_ended_and_a_lost_group_is_founded_anew() {
@@ -51,11 +57,7 @@ async fn streams_and_drains_are_ended_and_a_lost_group_is_founded_anew() {
     hosts.kill("alpha");
     hosts.kill("beta");
     hosts.until("the gateway is down", |gateway| gateway.state == "down").await;
-    wait_until("the page offers to recover", SOON, async || {
-        browser.goto(&format!("{admin}/drills")).await;
-        (browser.eval("!!document.querySelector('[name=on]')").await == true).then_some(())
-    })
-    .await;
+    browser.until("the page offers to recover, by itself", "!!document.querySelector('[name=on]')").await;
     wrong.extend(look_at(&mut browser, &axe(), "drills-recover", &format!("{admin}/drills")).await);
     browser.look(1280, false).await;
     browser.fill("on", "gamma").await;
@@ -69,6 +71,9 @@ async fn streams_and_drains_are_ended_and_a_lost_group_is_founded_anew() {
         text.contains("beta is away and must be confirmed").then_some(())
     })
     .await;
+    let current = "refresh().then(() => document.getElementById('stale').hidden)";
+    assert_eq!(browser.eval(current).await, true, "a page that refused a form stays current too");
+    assert_eq!(browser.eval("document.querySelector('[name=lost]').value").await, "alpha");
     browser.picture(&pictures().join("drills-recover-refused-light.png")).await;
     wrong.extend(serious(&mut browser, &axe()).await);
     browser.fill("lost", "alpha, beta").await;
@@ -155,6 +160,7 @@ async fn somebody_is_told_of_outages_and_each_kind_of_alert_can_be_chosen() {
     browser.press_within("#endpoint-ops", "Remove").await;
     browser.picture(&pictures().join("alerts-remove-phone.png")).await;
     assert_eq!(browser.eval(CUT_OFF).await, json!([]), "what is asked back has room on a phone");
+    assert_eq!(browser.eval(COVERED).await, json!([]), "what is asked back can be answered on a phone");
     browser.look(1280, false).await;
     browser.goto(&format!("{admin}/alerts")).await;
     browser.fill("reason", "night work").await;
@@ -163,6 +169,7 @@ async fn somebody_is_told_of_outages_and_each_kind_of_alert_can_be_chosen() {
     browser.press("End it now").await;
     browser.sees("Alerts are told again").await;
     browser.press_within("#endpoint-ops", "Remove").await;
+    assert_eq!(browser.eval(COVERED).await, json!([]), "nor is the answer hidden on a wide screen");
     browser.press_within("#endpoint-ops details[open] .sure", "Remove").await;
     browser.sees("ops was removed").await;
     assert_eq!(hosts.api().get("/alerts").await["endpoints"], json!([]));

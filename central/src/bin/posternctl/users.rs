@@ -19,9 +19,21 @@ struct User {
     role: String,
     disabled: bool,
     has_password: bool,
+    /// A central that believes no provider yet says neither.
+    #[serde(default)]
+    sign_in: Option<String>,
+    #[serde(default)]
+    account: Option<Account>,
     created_at: String,
     last_sign_in: Option<String>,
     sessions: usize,
+}
+
+/// Who a user is at the identity provider.
+#[derive(Deserialize)]
+struct Account {
+    issuer: String,
+    subject: String,
 }
 
 #[derive(Deserialize)]
@@ -43,10 +55,11 @@ pub(crate) async fn run(command: Users, client: &Client, screen: &mut Screen) ->
             }
             let users: Vec<User> = read(&answer)?;
             Ok(screen.rows(
-                ["NAME", "ROLE", "DISABLED", "SESSIONS", "LAST SIGN-IN"],
+                ["NAME", "ROLE", "SIGNS IN BY", "DISABLED", "SESSIONS", "LAST SIGN-IN"],
                 users.into_iter().map(|user| {
                     let (disabled, sessions) = (yes(user.disabled), user.sessions.to_string());
-                    [user.name, user.role, disabled, sessions, or_dash(user.last_sign_in)]
+                    let by = or_dash(user.sign_in);
+                    [user.name, user.role, by, disabled, sessions, or_dash(user.last_sign_in)]
                 }),
                 "No user yet: open the set-up link that central printed, or posternctl users create.",
             )?)
@@ -123,6 +136,11 @@ fn show(answer: &Value, screen: &mut Screen) -> Result<(), Failure> {
         ("Role", user.role),
         ("Disabled", yes(user.disabled)),
         ("Password", if user.has_password { "set" } else { "none" }.to_owned()),
+        ("Signs in by", or_dash(user.sign_in)),
+        (
+            "Account",
+            or_dash(user.account.map(|Account { issuer, subject }| format!("{subject} at {issuer}"))),
+        ),
         ("Created", user.created_at),
         ("Last sign-in", or_dash(user.last_sign_in)),
         ("Sessions", user.sessions.to_string()),
