@@ -9,7 +9,7 @@ use proto::{
 };
 
 use crate::{
-    admin::data_plane::{DataPlane, Listening, OpenFailure, TrafficView, TriedOut},
+    admin::data_plane::{Carriage, DataPlane, Listening, OpenFailure, TrafficView, TriedOut},
     destination::Destination,
     gateway::{environment::Environment, probing::NotAsked},
     listener::{
@@ -69,6 +69,10 @@ impl DataPlane for Traffic {
 
     fn traffic(&self, environment: &EnvironmentName) -> TrafficView {
         self.listeners.traffic(environment)
+    }
+
+    fn carried(&self, environment: &EnvironmentName) -> BTreeMap<&'static str, Carriage> {
+        self.listeners.carried(environment)
     }
 
     fn listening(&self, environment: &EnvironmentName, destination: &Name) -> Listening {

@@ -78,6 +78,14 @@ impl Api {
         answer.json().await.unwrap_or_else(|error| panic!("{method} {url}: {}", chain(&error)))
     }
 
+    /// What is not JSON, such as `/metrics`, which lies beside the API.
+    pub async fn text(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.base);
+        let answer = self.client.get(&url).bearer_auth(&self.token).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("GET {url}: {}", chain(&error)));
+        answer.text().await.unwrap_or_else(|error| panic!("GET {url}: {}", chain(&error)))
+    }
+
     /// Where the server is.
     pub fn base(&self) -> &str {
         &self.base

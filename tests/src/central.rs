@@ -46,7 +46,12 @@ impl Central {
 
     /// The same in a folder whose `data` may hold records already.
     pub async fn start_on(folder: Folder, environments: &[&str], settings: &str) -> Self {
-        let (admin, tunnel) = (port::free(), port::free());
+        Self::start_at(port::free(), folder, environments, settings).await
+    }
+
+    /// The same at an admin address that others know already; see [`port::free`].
+    pub async fn start_at(admin: SocketAddr, folder: Folder, environments: &[&str], settings: &str) -> Self {
+        let tunnel = port::free();
         let data_dir = folder.join("data");
         let config = Self::config(&data_dir, admin, tunnel);
         let config =

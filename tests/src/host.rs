@@ -85,6 +85,12 @@ impl Host {
         command
     }
 
+    /// Adds whole sections to its settings, for its next start.
+    pub fn set(&self, sections: &str) {
+        let text = std::fs::read_to_string(&self.config).expect("the host's own file can be read");
+        std::fs::write(&self.config, format!("{text}\n{sections}")).expect("and written");
+    }
+
     /// `postern-agent run`.
     pub fn run_command(&self) -> Command {
         let mut command = Command::new(program("postern-agent"));

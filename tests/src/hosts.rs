@@ -40,6 +40,8 @@ pub struct Hosts {
     /// The running agents.
     agents: BTreeMap<String, Process>,
     central: Option<Process>,
+    /// What an agent, or central, is started through from its next start on: a command that becomes the program.
+    through: BTreeMap<String, Vec<String>>,
     /// Agents on hosts of their own; the others are on this one.
     places: BTreeMap<String, Place>,
     /// By whose state lies on them; after the processes, which must have let go of them.
@@ -81,7 +83,7 @@ impl Hosts {
             folder.join("central").display(),
         );
         folder.write("central.toml", config);
-        let central = start_central(&folder);
+        let central = start_central(&folder, &[]);
         let token = folder.join("central/admin.token");
         let token = wait_until("central has written its first token", START_WITHIN, async || {
             let token = fs::read_to_string(&token).ok()?;
@@ -90,8 +92,8 @@ impl Hosts {
         .await;
         until_listening(admin).await;
         let api = Api::new(&format!("https://{admin}"), &folder.join("central/ca.pem"), &token);
-        let (agents, places) = (BTreeMap::new(), BTreeMap::new());
-        Self { api, admin, tunnel, agents, central: Some(central), places, disks, folder }
+        let (agents, places, through) = Default::default();
+        Self { api, admin, tunnel, agents, central: Some(central), through, places, disks, folder }
     }
 
     /// A gateway of these agents, up, each of them voting, and the first one active.
@@ -117,6 +119,11 @@ impl Hosts {
     /// The REST API, with every right.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Where administrators come in.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Where agents come in: central's public address.
@@ -160,7 +167,7 @@ impl Hosts {
 
     /// Starts an enrolled agent that does not run.
     pub fn start(&mut self, name: &str) {
-        let mut command = self.agent_command(name);
+        let mut command = through(self.starts_through(name), self.agent_command(name));
         command.arg("run").arg("--data-dir").arg(self.data_dir(name));
         command.arg("--config").arg(self.folder.join(&format!("{name}.toml")));
         let log = self.folder.join(&format!("{name}.log"));
@@ -169,12 +176,22 @@ impl Hosts {
         assert!(before.is_none(), "{name} runs already");
     }
 
+    /// From its next start on an agent, or `central`, is started through `command`, which becomes the program:
+    /// `prlimit`, `faketime`.
+    pub fn start_through<S: ToString>(&mut self, name: &str, command: &[S]) {
+        self.through.insert(name.to_owned(), command.iter().map(S::to_string).collect());
+    }
+
     /// Empties the allow-list of an agent, as its site may, and starts it again.
     pub async fn forbid_everything(&mut self, name: &str) {
         self.stop(name);
         self.folder.write(&format!("{name}.toml"), PEERS_TOML);
         self.start(name);
         self.until_connected(name).await;
+    }
+
+    fn starts_through(&self, name: &str) -> &[String] {
+        self.through.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The agent's program, on its host.
@@ -236,7 +253,7 @@ impl Hosts {
 
     /// Starts central again on what it left behind.
     pub async fn start_central(&mut self) {
-        self.central = Some(start_central(&self.folder));
+        self.central = Some(start_central(&self.folder, self.starts_through(CENTRAL)));
         until_listening(self.admin).await;
     }
 
@@ -384,8 +401,16 @@ impl Hosts {
     }
 }
 
-fn start_central(folder: &Folder) -> Process {
-    let mut command = Command::new(program("postern-central"));
+/// The same command, started through another.
+fn through(by: &[String], command: Command) -> Command {
+    let [first, rest @ ..] = by else { return command };
+    let mut outer = Command::new(first);
+    outer.args(rest).arg(command.get_program()).args(command.get_args());
+    outer
+}
+
+fn start_central(folder: &Folder, by: &[String]) -> Process {
+    let mut command = through(by, Command::new(program("postern-central")));
     command.arg("serve").arg("--config").arg(folder.join("central.toml"));
     let log = folder.join("central.log");
     Process::spawn(Launch { name: "postern-central", command, log, stop: Stop::Term, user: None })

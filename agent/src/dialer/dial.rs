@@ -4,7 +4,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
 
 /// How long an address may stay silent before the next is tried beside it; RFC 8305's figure.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -17,16 +21,24 @@ pub trait Connector: Clone + Send + Sync + 'static {
 }
 
 /// The real one.
-#[derive(Debug, Clone, Copy)]
-pub struct TcpConnector;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpConnector {
+    /// What both ends may put into one segment at most, in bytes; nothing: what the hosts find out by themselves. Where
+    /// the operating system takes no such wish there is none.
+    pub largest_segment: Option<u32>,
+}
 
 impl Connector for TcpConnector {
     type Stream = TcpStream;
 
     async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
-        let socket = TcpStream::connect(addr).await?;
-        // Small requests must not wait for each other's acknowledgement.
-        socket.set_nodelay(true)?;
+        let socket = match self.largest_segment {
+            None => TcpStream::connect(addr).await?,
+            Some(bytes) => with_segments(addr, bytes)?.connect(addr).await?,
+        };
+        if let Err(error) = proto::driver::prepare_stream_socket(&socket) {
+            tracing::debug!(%error, "A socket does not take its options");
+        }
         // A destination that vanished is noticed in minutes although nobody sends; firewalls
         // that forget idle connections are kept awake.
         let keepalive =
@@ -43,6 +55,10 @@ impl Connector for TcpConnector {
 ///
 /// Cancel-safe: dropping it ends every attempt.
 pub async fn race<C: Connector>(addrs: &[SocketAddr], connector: &C) -> io::Result<(C::Stream, SocketAddr)> {
+    // What most names have; a task of its own would be two more wake-ups for every connection.
+    if let [addr] = addrs {
+        return connector.connect(*addr).await.map(|stream| (stream, *addr));
+    }
     let mut waiting = interleaved(addrs).into_iter();
     let mut attempts = JoinSet::new();
     let mut first_error = None;
@@ -69,6 +85,18 @@ pub async fn race<C: Connector>(addrs: &[SocketAddr], connector: &C) -> io::Resu
             () = sleep(NEXT_ADDRESS_AFTER), if more_to_try => {}
         }
     }
+}
+
+/// A socket whose SYN asks for small segments. One that does not take the wish is as good as there is.
+fn with_segments(addr: SocketAddr, bytes: u32) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    #[cfg(unix)]
+    if let Err(error) = SockRef::from(&socket).set_tcp_mss(bytes) {
+        tracing::debug!(%error, "A socket takes no wish for small segments");
+    }
+    #[cfg(not(unix))]
+    let _ = bytes;
+    Ok(socket)
 }
 
 /// Unacknowledged data ends the connection after `limit` instead of after the kernel's fifteen minutes.

@@ -10,6 +10,7 @@ pub mod dial;
 mod list_file;
 pub mod own_address;
 pub mod probe;
+mod rationed;
 pub mod resolve;
 
 use std::{
@@ -21,27 +22,31 @@ use std::{
     time::Duration,
 };
 
+use program::descriptors::Budget;
 use proto::frame::{Open, ResetCode, Transport};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
 
+pub use self::rationed::Placed;
 use self::{
     allow_list::{AllowList, CheckError},
-    dial::{Connector, TcpConnector, race},
+    dial::{Connector, race},
     list_file::ListFile,
+    rationed::{Rationed, is_no_room},
     resolve::{ResolveError, Resolver, SystemResolver},
 };
 use crate::config::{AllowSource, Config, ConfigError};
 
-/// Connections being opened at once. Each holds a descriptor and, at the destination, a place in a queue.
+/// Connections being opened at once. Each holds a descriptor and, at the destination, a place in a queue; while its
+/// name is looked up, descriptors that nobody counts.
 const DIALS_MAX: usize = 1_000;
 /// Of those, for one destination: a dead one must not take all places from the living.
 const DIALS_PER_DESTINATION_MAX: usize = 128;
 
 /// Opens connections to allowed destinations.
-pub struct Dialer<R = SystemResolver, C = TcpConnector> {
+pub struct Dialer<R = SystemResolver, C = Rationed> {
     list: Mutex<ListFile>,
     resolver: R,
     connector: C,
@@ -73,6 +78,8 @@ pub enum DialError {
     TimedOut { wanted: Wanted, tried: Vec<SocketAddr>, limit: Duration },
     #[error("{wanted} could not be reached (tried {tried:?})")]
     Connect { wanted: Wanted, tried: Vec<SocketAddr>, source: io::Error },
+    #[error("{wanted} was not tried")]
+    NoRoom { wanted: Wanted, source: io::Error },
     #[error("{wanted} could not be tried within {limit:?}: too many connections are being opened")]
     Busy { wanted: Wanted, limit: Duration },
     #[error("{wanted} wants datagrams, which this version does not carry")]
@@ -88,7 +95,7 @@ impl DialError {
                 ResetCode::TIMED_OUT
             }
             Self::NoAddress { .. } | Self::Connect { .. } => ResetCode::UNREACHABLE,
-            Self::Busy { .. } => ResetCode::TOO_MANY_STREAMS,
+            Self::Busy { .. } | Self::NoRoom { .. } => ResetCode::TOO_MANY_STREAMS,
         }
     }
 }
@@ -102,18 +109,20 @@ impl Dialer {
             AllowSource::Inline(list) => ListFile::fixed(list.clone(), &own_ports),
             AllowSource::File(path) => ListFile::open(path, &own_ports)?,
         };
-        Ok(Self::assemble(list, SystemResolver::default(), TcpConnector, config.dial_timeout))
+        let budget = Budget::of_this_process();
+        let dials = (budget.streams() / 4).clamp(1, DIALS_MAX);
+        Ok(Self::assemble(list, SystemResolver::default(), Rationed(budget), config.dial_timeout, dials))
     }
 }
 
 impl<R: Resolver, C: Connector> Dialer<R, C> {
-    fn assemble(list: ListFile, resolver: R, connector: C, limit: Duration) -> Self {
+    fn assemble(list: ListFile, resolver: R, connector: C, limit: Duration, dials: usize) -> Self {
         Self {
             list: Mutex::new(list),
             resolver,
             connector,
             limit,
-            dials: Semaphore::new(DIALS_MAX),
+            dials: Semaphore::new(dials),
             by_destination: Mutex::default(),
         }
     }
@@ -169,6 +178,7 @@ impl<R: Resolver, C: Connector> Dialer<R, C> {
         let tried = || permitted.addrs().to_vec();
         match timeout_at(deadline, race(permitted.addrs(), &self.connector)).await {
             Err(_) => Err(DialError::TimedOut { wanted, tried: tried(), limit }),
+            Ok(Err(source)) if is_no_room(&source) => Err(DialError::NoRoom { wanted, source }),
             Ok(Err(source)) => Err(DialError::Connect { wanted, tried: tried(), source }),
             Ok(Ok((stream, _))) => Ok(stream),
         }

@@ -21,6 +21,7 @@ use super::{
     Dialer,
     allow_list::{CheckError, Permitted},
     dial::{Connector, race},
+    rationed::is_no_room,
     resolve::{ResolveError, Resolver},
 };
 use program::explain;
@@ -141,6 +142,9 @@ fn failed_look_up(host: &str, why: &ResolveError) -> Step {
 
 fn refused(permitted: &Permitted, error: &io::Error) -> (String, &'static str) {
     let action = match error.kind() {
+        _ if is_no_room(error) => {
+            "raise LimitNOFILE of the agent's service, or end streams that nobody needs"
+        }
         io::ErrorKind::ConnectionRefused => {
             "nothing listens there: check that the service runs, and its port"
         }
@@ -243,7 +247,7 @@ mod tests {
         let text = format!("[[allow]]\nhost = \"{host}\"\nports = {port}\n");
         let list: List = toml::from_str(&text).unwrap();
         let list = ListFile::fixed(AllowList::new(list.allow), &[]);
-        Dialer::assemble(list, Names, Hosts, Duration::from_secs(10))
+        Dialer::assemble(list, Names, Hosts, Duration::from_secs(10), super::super::DIALS_MAX)
     }
 
     struct Names;

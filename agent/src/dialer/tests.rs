@@ -365,7 +365,7 @@ impl Site {
         let written: Written = toml::from_str(list).unwrap();
         let list = ListFile::fixed(AllowList::new(written.allow), &[]);
         let network = Network { answer, dialled: Arc::default() };
-        Self { dialer: Dialer::assemble(list, names, network, LIMIT) }
+        Self { dialer: Dialer::assemble(list, names, network, LIMIT, DIALS_MAX) }
     }
 
     async fn dial(&self, host: &str, port: u16) -> Result<(), DialError> {

@@ -245,7 +245,7 @@ fn unconnected(reset: &Reset, via: Option<&Name>) -> Fault {
         ResetCode::TOO_MANY_STREAMS => (
             Hop::Connect,
             Some(format!("what the agent on {on} takes at a time")),
-            "find out who holds so many: posternctl streams list",
+            "find out who holds so many (posternctl streams list), or raise LimitNOFILE of the agent's service",
         ),
         ResetCode::TUNNEL_LOST | ResetCode::GOING_AWAY => {
             (Hop::Tunnel, None, "see what became of the tunnel: posternctl explain")
@@ -264,6 +264,7 @@ mod tests {
     use proto::{Epoch, driver::StreamId, trace::Verdict};
 
     use super::{super::ledger::Arrival, *};
+    use crate::listener::stage::destination;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -326,7 +327,7 @@ mod tests {
         });
         ClosedStream::of(Closed {
             number: 1,
-            arrival: Arrival::now("db".parse().unwrap(), "192.0.2.1:5000".parse().unwrap()),
+            arrival: Arrival::now(&destination("db", "tcp://db:1"), "192.0.2.1:5000".parse().unwrap()),
             ended_at: OffsetDateTime::UNIX_EPOCH,
             lasted: 100 * MS,
             parked: 5 * MS,

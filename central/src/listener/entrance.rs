@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
+use program::descriptors::{Budget, Taken};
 use proto::driver::{Reset, ResetCode};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    budget::{Budget, Taken},
     ledger::{Arrival, Ledger},
     park::{Lot, NotOpened, Opener},
 };
@@ -77,7 +77,9 @@ pub enum Refusal {
     NotPermitted,
     #[error("the destination has {0} clients already, which is its limit (limits.streams)")]
     TooMany(u32),
-    #[error("central holds {0} clients already, which is what its file descriptors allow")]
+    #[error(
+        "central holds {0} clients already, all that its file descriptors allow: raise LimitNOFILE of its service"
+    )]
     NoRoom(usize),
     #[error("{0} clients wait for a tunnel already")]
     LotFull(usize),
@@ -127,7 +129,7 @@ impl Entrance {
         if !destination.acl.permits(client.ip()) {
             return Err(Refusal::NotPermitted);
         }
-        let taken = self.house.budget.take().ok_or(Refusal::NoRoom(self.house.budget.clients()))?;
+        let taken = self.house.budget.take().ok_or(Refusal::NoRoom(self.house.budget.streams()))?;
         let limit = destination.limits.streams;
         let others = self.counters.inside.fetch_add(1, Ordering::Relaxed);
         // Made before the check, so that refusing gives back what was taken.
@@ -276,7 +278,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thousand_refusals_are_told_in_two_events() {
         let (entrance, mut events) = entrance("tcp://db:1", |_| {});
-        let arrival = || Arrival::now("db".parse().unwrap(), client("10.0.0.1:1"));
+        let arrival = || Arrival::now(&destination("db", "tcp://db:1"), client("10.0.0.1:1"));
         for _ in 0..1000 {
             entrance.refused(arrival(), Refusal::LotFull(7));
         }

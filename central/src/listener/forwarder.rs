@@ -53,7 +53,9 @@ pub(super) async fn serve(
     published: watch::Receiver<Published>,
     cancel: CancellationToken,
 ) {
-    let asking = Arc::new(Semaphore::new(ASKING_MAX));
+    // Where descriptors are few, those that only ask take few of them.
+    let asking = ASKING_MAX.min(program::descriptors::raise() / 16).max(1);
+    let asking = Arc::new(Semaphore::new(asking));
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -132,7 +134,7 @@ async fn forward(
         dialect.answer(&mut socket, Answer::NotPermitted, &why).await;
         return dialect::end(socket).await;
     };
-    let arrival = Arrival::now(entrance.destination().name.clone(), client);
+    let arrival = Arrival::now(&entrance.destination(), client);
     let mut inside = match entrance.enter(client) {
         Ok(inside) => inside,
         Err(refusal) => return refuse(&entrance, socket, dialect, arrival, refusal).await,

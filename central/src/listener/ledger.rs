@@ -22,8 +22,12 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 pub use super::account::{ClosedStream, Outcome};
-use super::entrance::Refusal;
-use crate::{admin::data_plane::StreamTimes, gateway::environment::ActiveTunnel};
+use super::{entrance::Refusal, traced::Traced};
+use crate::{
+    admin::data_plane::{Carriage, StreamTimes},
+    destination::Destination,
+    gateway::environment::ActiveTunnel,
+};
 
 /// How many streams are remembered that ended as they should.
 pub const FINISHED_MAX: usize = 200;
@@ -43,7 +47,10 @@ pub struct StreamKey {
 
 /// One Environment's streams. Clones are the same ledger.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Pages>>);
+pub struct Ledger {
+    pages: Arc<Mutex<Pages>>,
+    traced: Arc<Traced>,
+}
 
 #[derive(Debug, Default)]
 struct Pages {
@@ -54,6 +61,11 @@ struct Pages {
     refused: u64,
     ended: u64,
     times: StreamTimes,
+    /// By the destinations' type; nothing of what is open but that it was opened.
+    carried: BTreeMap<&'static str, Carriage>,
+    /// The bytes that were last told of each: a stream that breaks off can take its count with it, and a sum that falls
+    /// would look like a restart.
+    told: BTreeMap<&'static str, (u64, u64)>,
 }
 
 /// How many there were since central started.
@@ -156,14 +168,22 @@ pub struct Arrival {
     pub trace_id: TraceId,
     pub destination: Name,
     pub client: SocketAddr,
+    /// The destination's type.
+    protocol: &'static str,
     pub(super) since: OffsetDateTime,
     began: Instant,
 }
 
 impl Arrival {
-    pub fn now(destination: Name, client: SocketAddr) -> Self {
-        let trace_id = TraceId::random();
-        Self { trace_id, destination, client, since: OffsetDateTime::now_utc(), began: Instant::now() }
+    pub fn now(destination: &Destination, client: SocketAddr) -> Self {
+        Self {
+            trace_id: TraceId::random(),
+            destination: destination.name.clone(),
+            client,
+            protocol: destination.kind.as_str(),
+            since: OffsetDateTime::now_utc(),
+            began: Instant::now(),
+        }
     }
 }
 
@@ -176,6 +196,11 @@ pub struct Line {
 }
 
 impl Ledger {
+    /// A ledger that also tells `traced` of whatever ends.
+    pub(super) fn new(traced: Traced) -> Self {
+        Self { traced: Arc::new(traced), ..Self::default() }
+    }
+
     /// Notes a stream that was just opened for this client.
     pub fn open(&self, arrival: Arrival, active: &ActiveTunnel, lane: Lane, stream: StreamId) -> Line {
         let Lane { serial, tunnel } = lane;
@@ -193,6 +218,7 @@ impl Ledger {
         };
         let mut pages = self.lock();
         pages.opened += 1;
+        pages.carried.entry(open.arrival.protocol).or_default().opened += 1;
         pages.open.insert(key, open);
         drop(pages);
         Line { ledger: self.clone(), key, end }
@@ -203,7 +229,8 @@ impl Ledger {
         let waited = arrival.began.elapsed();
         let mut pages = self.lock();
         pages.refused += 1;
-        pages.remember(|number| Closed {
+        pages.carried.entry(arrival.protocol).or_default().refused += 1;
+        let told = pages.remember(&self.traced, |number| Closed {
             number,
             arrival,
             ended_at: OffsetDateTime::now_utc(),
@@ -212,6 +239,8 @@ impl Ledger {
             carried: None,
             ending: Ending::Refused(refusal),
         });
+        drop(pages);
+        self.traced.tell(told.as_ref());
     }
 
     /// Up to `limit` open streams behind `after`, oldest epoch first. `current` is the epoch that takes new streams.
@@ -251,6 +280,32 @@ impl Ledger {
         Counts { open: pages.open.len(), opened: pages.opened, refused: pages.refused }
     }
 
+    /// What is and was carried, by the type of the destinations.
+    pub fn carried(&self) -> BTreeMap<&'static str, Carriage> {
+        let (mut carried, open): (_, Vec<_>) = {
+            let pages = self.lock();
+            let open =
+                pages.open.iter().map(|(key, open)| (open.arrival.protocol, open.tunnel.clone(), key.stream));
+            (pages.carried.clone(), open.collect())
+        };
+        // Not under the lock: see `list`.
+        for (protocol, tunnel, stream) in open {
+            let one = carried.entry(protocol).or_default();
+            let (received, sent) = tunnel.stream_bytes(stream).unwrap_or_default();
+            one.open += 1;
+            one.bytes_to_site += sent;
+            one.bytes_to_cloud += received;
+        }
+        let mut pages = self.lock();
+        for (protocol, one) in &mut carried {
+            let (to_site, to_cloud) = pages.told.entry(protocol).or_default();
+            *to_site = one.bytes_to_site.max(*to_site);
+            *to_cloud = one.bytes_to_cloud.max(*to_cloud);
+            (one.bytes_to_site, one.bytes_to_cloud) = (*to_site, *to_cloud);
+        }
+        carried
+    }
+
     /// Where the time of those that ended went.
     pub fn times(&self) -> StreamTimes {
         self.lock().times.clone()
@@ -276,16 +331,20 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Pages> {
         // Whole after any panic: each change is one insert, remove or push.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pages {
-    fn remember(&mut self, closed: impl FnOnce(u64) -> Closed) {
+    /// Gives back a copy where somebody wants to be told of it; not under the lock.
+    fn remember(&mut self, traced: &Traced, closed: impl FnOnce(u64) -> Closed) -> Option<Closed> {
         self.ended += 1;
         let closed = closed(self.ended);
         self.times.parked.observe(closed.parked);
         if let Some(carried) = &closed.carried {
+            let sum = self.carried.entry(closed.arrival.protocol).or_default();
+            sum.bytes_to_site += carried.bytes_to_site;
+            sum.bytes_to_cloud += carried.bytes_to_client;
             self.times.lasted.observe(closed.lasted);
             carried.dial.into_iter().for_each(|dial| self.times.dialled.observe(dial));
             carried.first_byte.into_iter().for_each(|first| self.times.first_byte.observe(first));
@@ -299,7 +358,9 @@ impl Pages {
         if book.len() >= most {
             book.pop_front();
         }
+        let told = traced.wants(&closed).then(|| closed.clone());
         book.push_back(closed);
+        told
     }
 }
 
@@ -326,7 +387,7 @@ impl Line {
         let mut pages = self.ledger.lock();
         let Some(open) = pages.open.remove(&self.key) else { return };
         let after = |at: Instant| at.saturating_duration_since(open.began);
-        pages.remember(|number| Closed {
+        let told = pages.remember(&self.ledger.traced, |number| Closed {
             number,
             ended_at: OffsetDateTime::now_utc(),
             lasted: open.parked + open.began.elapsed(),
@@ -342,6 +403,8 @@ impl Line {
             arrival: open.arrival,
             ending,
         });
+        drop(pages);
+        self.ledger.traced.tell(told.as_ref());
     }
 }
 

@@ -7,14 +7,13 @@
 //!   forwarder the front door: SOCKS5 and CONNECT, a second way to the same entrances
 //!   ledger    who uses the gateway now, and who did lately
 //!   account   hop by hop, what became of one that ended: which rule, and where its time went
+//!   traced    the same as spans, for those who collect them
 //!   park      waiting for a tunnel, and opening a stream in it; also what `POST …/test` uses
-//!   budget    how many clients this process may hold
 //! ```
 //!
 //! What TLS, HTTP or UDP listeners add is another `tcp`: the rest is the same for them.
 
 pub mod account;
-pub mod budget;
 pub mod entrance;
 mod follow;
 pub mod forwarder;
@@ -25,6 +24,7 @@ mod stage;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 use std::{
     collections::BTreeMap,
@@ -35,28 +35,30 @@ use std::{
 };
 
 use probe::Target;
+use program::descriptors::Budget;
 use proto::{EnvironmentName, Name, driver::ResetCode, trace::Hop};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 use tracing::error;
 
+pub use self::{
+    entrance::Counters,
+    park::{NotOpened, Opener, Through},
+};
 use self::{
-    budget::Budget,
     entrance::House,
     follow::{Follower, Published},
     forwarder::Door,
     ledger::{ClosedStream, Ledger, OpenStream, StreamKey},
     park::{Lot, PARKED_MAX},
-};
-pub use self::{
-    entrance::Counters,
-    park::{NotOpened, Opener, Through},
+    traced::Traced,
 };
 use crate::{
-    admin::data_plane::{Listening, OpenFailure, TrafficView, TriedOut},
+    admin::data_plane::{Carriage, Listening, OpenFailure, TrafficView, TriedOut},
     destination::{Destination, Destinations},
     events::{Events, NewEvent},
     gateway::environment::ActiveTunnel,
@@ -110,6 +112,7 @@ impl Listeners {
         store: &SharedStore,
         tunnels: impl IntoIterator<Item = (EnvironmentName, watch::Receiver<Option<ActiveTunnel>>)>,
         settings: Settings,
+        traces: &Traces,
     ) -> Self {
         let budget = Budget::of_this_process();
         let mut environments = BTreeMap::new();
@@ -118,7 +121,7 @@ impl Listeners {
             let destinations = Destinations::new(store.clone(), &name);
             let (sender, said) = mpsc::channel(EVENTS_MAX);
             let opener = Opener::new(tunnel);
-            let ledger = Ledger::default();
+            let ledger = Ledger::new(Traced::new(traces.clone(), &name));
             let house = House {
                 opener: opener.clone(),
                 lot: Lot::new(PARKED_MAX),
@@ -245,6 +248,11 @@ impl Listeners {
             lanes,
             times: environment.ledger.times(),
         }
+    }
+
+    /// What is and was carried, by the type of the destinations.
+    pub fn carried(&self, environment: &EnvironmentName) -> BTreeMap<&'static str, Carriage> {
+        self.environments.get(environment).map(|there| there.ledger.carried()).unwrap_or_default()
     }
 
     /// What opens streams for everybody but the listeners themselves.

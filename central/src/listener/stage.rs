@@ -3,6 +3,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use program::descriptors::Budget;
 use proto::{
     Epoch, Name,
     driver::{IncomingStream, Lanes, Role, Side, Tunnel, TunnelConfig, WebSocket},
@@ -14,7 +15,6 @@ use tokio::{
 };
 
 use super::{
-    budget::Budget,
     entrance::House,
     ledger::Ledger,
     park::{Lot, Opener},

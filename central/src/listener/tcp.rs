@@ -78,7 +78,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, client)) => {
-                let arrival = Arrival::now(entrance.destination().name.clone(), client);
+                let arrival = Arrival::now(&entrance.destination(), client);
                 match entrance.enter(client) {
                     Ok(inside) => {
                         clients.spawn(Arc::clone(&entrance).client(socket, arrival, inside));
@@ -256,13 +256,13 @@ async fn left(socket: &TcpStream, has_spoken: bool) {
     let _ = socket.ready(Interest::ERROR).await;
 }
 
-/// Small writes leave at once, dead peers are found out, and should central be killed its clients are reset: a
-/// connection that waited for a tunnel has not come to its end. A socket that refuses works all the same.
+/// Little waits in it, small writes leave at once, dead peers are found out, and should central be killed its clients are
+/// reset: a connection that waited for a tunnel has not come to its end. A socket that refuses works all the same.
 pub(super) fn prepare(socket: &TcpStream) {
     let reset = socket.set_zero_linger();
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let kept = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
-    if let Err(error) = socket.set_nodelay(true).and(kept).and(reset) {
+    if let Err(error) = proto::driver::prepare_stream_socket(socket).and(kept).and(reset) {
         debug!(%error, "A client's socket does not take its options");
     }
 }

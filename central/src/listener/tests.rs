@@ -358,7 +358,8 @@ impl World {
         let tunnels = [(environment.clone(), gate.tunnel.subscribe())];
         let doors = door.map(|listener| Door { environment: environment.clone(), listener });
         let settings = Settings { park_timeout, bind: Ipv4Addr::LOCALHOST.into() };
-        let listeners = Listeners::new(&store, tunnels, settings).behind(doors.into_iter().collect());
+        let listeners =
+            Listeners::new(&store, tunnels, settings, &Traces::default()).behind(doors.into_iter().collect());
         let listeners = Arc::new(listeners);
         let stop = CancellationToken::new();
         let running = tokio::spawn({

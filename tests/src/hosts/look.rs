@@ -61,6 +61,11 @@ impl Hosts {
             .unwrap_or_else(|error| panic!("/raft did not answer as promised ({error}): {answer}"))
     }
 
+    /// The node that leads the group, as far as central has heard.
+    pub async fn leader(&self) -> Option<u64> {
+        self.api.get("/raft").await["leader"].as_u64()
+    }
+
     /// The node under which an agent is a member.
     pub async fn node_of(&self, name: &str) -> Option<u64> {
         let members = self.members().await;
