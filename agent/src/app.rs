@@ -6,18 +6,19 @@
 //!   tunnel  ──┘                                  └──► open, drain, close the tunnel
 //! ```
 
+mod assembly;
+
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use proto::{
     BootId, Epoch,
-    control::{AgentMessage, AgentReport, CentralMessage, RaftReply, SeatGrant},
+    control::{AgentMessage, AgentReport, CentralMessage, SeatGrant},
     driver::Lanes,
-    hello::{AgentHello, LinkSettings, Seat, SystemInformation, Versions},
-    trace::FEATURE_PROBE,
+    hello::{LinkSettings, Seat},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -26,25 +27,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    alerts::{Alerting, Reach},
-    cluster::{self, AskPeers, Cluster, ClusterError, ClusterEvent},
-    config::Config,
-    control::{Control, ControlEvent, keep_connected},
-    data_dir::DataDir,
-    dialer::Dialer,
-    identity::{Identity, renew},
+    alerts::Reach,
+    cluster::{self, Cluster, ClusterError, ClusterEvent},
+    control::{Control, ControlEvent},
     leave::Leave,
-    peer::{PeerHandler, PeerNet},
-    probing::Probing,
+    peer::PeerNet,
     role::{Action, Claim, Leadership, Role, RoleMachine},
     status,
     tunnel::{Claimed, KeptTunnel, Surroundings, TunnelEvent},
 };
-
-/// Events of one kind that may wait for the loop. Central's messages are a few a second.
-const EVENTS_MAX: usize = 256;
-/// Calls of peers and of central that may be served at once.
-const SERVED_MAX: usize = 64;
 
 /// Before central has told its settings.
 const SETTINGS: LinkSettings = LinkSettings {
@@ -86,6 +77,8 @@ pub enum AppError {
     Cluster(#[from] ClusterError),
     #[error("what this agent keeps of its own alerts in {path} cannot be used")]
     Alerts { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Traces(#[from] traces::OpenError),
     #[error("the status socket cannot be served")]
     Status(#[from] status::ServeError),
     #[error(
@@ -125,6 +118,9 @@ pub struct App {
     hello_seat: watch::Sender<Option<Seat>>,
     /// Long-lived parts: if one ends, the agent says so and leaves.
     parts: JoinSet<&'static str>,
+    /// Ends last, when nothing is left to be told.
+    exporter: JoinSet<()>,
+    close_exporter: CancellationToken,
     /// Giving the lead away: one offer at a time, two would fight each other.
     hand_overs: JoinSet<()>,
     /// Short errands; each bounded by its own limits.
@@ -138,146 +134,6 @@ struct Inputs {
 }
 
 impl App {
-    /// Opens everything; connects to nothing yet.
-    pub async fn build(config: Config, data_dir: Arc<DataDir>) -> Result<Self, AppError> {
-        let boot = BootId::random();
-        let (identity, identity_seen) = watch::channel(Arc::new(Identity::load(&data_dir)?));
-        let dialer = Arc::new(Dialer::open(&config)?);
-        let (cluster_tx, cluster_rx) = mpsc::channel(EVENTS_MAX);
-        let (tunnel_tx, tunnel_rx) = mpsc::channel(EVENTS_MAX);
-        let (control_tx, control_rx) = mpsc::channel(EVENTS_MAX);
-        let control = Control::default();
-        let shared = Arc::new(cluster::Shared::default());
-
-        let mut parts = JoinSet::new();
-        let handler = Arc::new(ServePeers { shared: shared.clone() });
-        let peers = PeerNet::listen(&config.peers, identity_seen.clone(), shared.entries(), handler).await?;
-        dialer.protect(peers.local_addr().port());
-        let peer_addrs = peers.advertised();
-        let cluster = Cluster::open(
-            data_dir.path(),
-            identity_seen.clone(),
-            control.clone(),
-            peers.clone(),
-            shared.clone(),
-            config.peers.approved.clone(),
-            cluster_tx,
-        )
-        .await?;
-
-        let (hello_seat, seat_seen) = watch::channel(cluster.seat());
-        let hello = move || AgentHello {
-            versions: Versions::OURS,
-            software: env!("CARGO_PKG_VERSION").into(),
-            boot,
-            seat: *seat_seen.borrow(),
-            peer_addrs: peer_addrs.clone(),
-            unix_ms: unix_ms(),
-            system: system_information(),
-            features: vec![FEATURE_PROBE.to_owned()],
-        };
-        let snapshot = status::Snapshot::starting(&identity_seen.borrow(), boot, &dialer);
-        let (shown, seen) = watch::channel(snapshot);
-        let status_server = status::serve(&config, seen)?;
-
-        let served = shared.clone();
-        let relay = control.clone();
-        let mut probing = Probing::new(dialer.clone(), control.clone());
-        let (inner_tx, mut inner_rx) = mpsc::channel(EVENTS_MAX);
-        let link = keep_connected(control.clone(), identity_seen.clone(), hello, inner_tx);
-        parts.spawn(async move {
-            link.await;
-            "keeps the control connection"
-        });
-        // Raft calls take the short way past the loop: a decision must not delay a heartbeat.
-        parts.spawn(async move {
-            let mut serving = JoinSet::new();
-            while let Some(event) = inner_rx.recv().await {
-                match event {
-                    ControlEvent::Message(CentralMessage::RaftCall(call)) => {
-                        while serving.try_join_next().is_some() {}
-                        if serving.len() < SERVED_MAX {
-                            let (served, relay) = (served.clone(), relay.clone());
-                            serving.spawn(async move {
-                                let result = served.serve(call.group, call.from, call.to, &call.body).await;
-                                relay.tell(AgentMessage::RaftReply(RaftReply { id: call.id, result }));
-                            });
-                        }
-                    }
-                    ControlEvent::Message(CentralMessage::ProbeDestination(ask)) => probing.begin(ask),
-                    other => {
-                        if control_tx.send(other).await.is_err() {
-                            break;
-                        }
-                    }
-                }
-            }
-            "hears central"
-        });
-        let mut peer_closed = peers.closed();
-        let hinted = shared.clone();
-        parts.spawn(async move {
-            while let Some(agent) = peer_closed.recv().await {
-                let entry =
-                    hinted.entries().borrow().iter().find(|entry| entry.agent == agent).map(|e| e.node);
-                if let (Some(node), Some(group)) = (entry, hinted.group())
-                    && group.leadership().borrow().leader == Some(node)
-                {
-                    group.leader_gone();
-                }
-            }
-            "watches its peers"
-        });
-        let reach = watch::Sender::default();
-        if let Some(settings) = config.alerts {
-            let path = data_dir.join("alerts.state");
-            let neighbours = Arc::new(AskPeers { peers: peers.clone(), shared: shared.clone() });
-            let alerting =
-                Alerting::open(settings, path.clone(), identity_seen.clone(), reach.subscribe(), neighbours)
-                    .map_err(|source| AppError::Alerts { path, source })?;
-            parts.spawn(async move {
-                alerting.run().await;
-                "tells of central's absence"
-            });
-        }
-        let renewing = renew::keep_renewed(data_dir.clone(), identity);
-        parts.spawn(async move {
-            renewing.await;
-            "renews the certificate"
-        });
-        parts.spawn(async move {
-            status_server.await;
-            "answers the status socket"
-        });
-
-        Ok(Self {
-            boot,
-            role: RoleMachine::new(boot, SETTINGS.give_way_after(), Instant::now()),
-            control,
-            cluster,
-            peers,
-            shared,
-            surroundings: Surroundings { identity: identity_seen, dialer, events: tunnel_tx },
-            settings: SETTINGS,
-            control_up: false,
-            central_heard_at: Instant::now(),
-            tunnel_up: false,
-            tunnel: None,
-            draining: None,
-            leaving: None,
-            reported: None,
-            last_error: None,
-            shown,
-            reach,
-            inputs: Inputs { control: control_rx, cluster: cluster_rx, tunnel: tunnel_rx },
-            claimed: mpsc::channel(4),
-            hello_seat,
-            parts,
-            hand_overs: JoinSet::new(),
-            errands: JoinSet::new(),
-        })
-    }
-
     /// Runs until it is asked to end, or until central asks for a restart; an active then leaves as
     /// [`Leave`] says, unless it is asked again.
     ///
@@ -630,39 +486,9 @@ impl App {
         self.hand_overs.shutdown().await;
         self.cluster.close().await;
         self.parts.shutdown().await;
-    }
-}
-
-/// Serves what peers send on their direct connections.
-struct ServePeers {
-    shared: Arc<cluster::Shared>,
-}
-
-#[async_trait::async_trait]
-impl PeerHandler for ServePeers {
-    async fn handle(
-        &self,
-        _from: proto::AgentId,
-        group: u64,
-        from_node: proto::NodeId,
-        to: proto::NodeId,
-        body: Box<serde_json::value::RawValue>,
-    ) -> Result<Box<serde_json::value::RawValue>, String> {
-        self.shared.serve(group, from_node, to, &body).await
-    }
-}
-
-fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn system_information() -> SystemInformation {
-    SystemInformation {
-        os: std::env::consts::OS.into(),
-        arch: std::env::consts::ARCH.into(),
-        hostname: crate::identity::enroll::host_name(),
-        pid: std::process::id(),
+        self.close_exporter.cancel();
+        // Bounded by itself: seconds.
+        while self.exporter.join_next().await.is_some() {}
     }
 }
 

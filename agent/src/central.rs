@@ -20,12 +20,20 @@ use tokio_tungstenite::{
 use crate::identity::{
     Identity,
     central::{CentralUrl, ConnectError, connect_central},
+    segments::Line,
 };
 
 /// How long central has to answer the upgrade once TLS stands.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A websocket to central, before any hello.
+pub struct Opened {
+    pub socket: Socket,
+    /// What it was opened with; to be told if it stands still.
+    pub line: Line,
+}
+
+/// As the library has it.
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// Why there is no websocket.
@@ -50,9 +58,18 @@ pub async fn open(
     path: &'static str,
     subprotocol: &'static str,
     config: WebSocketConfig,
-) -> Result<Socket, OpenError> {
-    let stream = connect_central(&identity.central, identity).await?;
-    upgrade(stream, &identity.central, path, subprotocol, config).await
+) -> Result<Opened, OpenError> {
+    let line = identity.segments.line();
+    let stream = connect_central(&identity.central, identity, &line).await?;
+    match upgrade(stream, &identity.central, path, subprotocol, config).await {
+        Ok(socket) => Ok(Opened { socket, line }),
+        Err(error) => {
+            if matches!(error, OpenError::TimedOut { .. }) {
+                line.stood_still();
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Asks whoever is at the other end of `stream` for a websocket. Cancel-safe as [`open`].

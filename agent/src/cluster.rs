@@ -302,7 +302,7 @@ impl Cluster {
             seat,
             control: self.control.clone(),
             peers: self.peers.clone(),
-            shared: self.shared.clone(),
+            shared: Arc::downgrade(&self.shared),
         });
         let storage = match &self.storage {
             Some(storage) => storage.clone(),

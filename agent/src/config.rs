@@ -5,14 +5,19 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use program::Authority;
 use proto::Fingerprint;
 use serde::{Deserialize, Deserializer, de};
+use traces::{
+    Sample,
+    settings::{Endpoint, Headers},
+};
 
 use crate::{
     alerts::{Settings, SettingsError},
@@ -44,6 +49,8 @@ pub struct Config {
     pub status_listen: Option<SocketAddr>,
     /// Whom this agent tells when central is out of reach; `None`: nobody.
     pub alerts: Option<Settings>,
+    /// Where streams are told of.
+    pub traces: traces::Settings,
     pub log: Log,
 }
 
@@ -107,6 +114,8 @@ impl Config {
             (Some(listed), None) => AllowSource::File(data_dir.join(listed.into_inner())),
             (None, None) => AllowSource::File(data_dir.join("allow-list.toml")),
         };
+        let traces = file.traces.read(data_dir);
+        let traces = traces.map_err(|(at, error)| Mistake::at(path, text, at, &error))?;
         let alerts = match file.alerts.endpoints {
             None => None,
             Some(endpoints) => {
@@ -122,6 +131,7 @@ impl Config {
             peers: file.peers.into(),
             status_listen: file.status.listen,
             alerts,
+            traces,
             log: Log { format: file.log.format, level: file.log.level },
         })
     }
@@ -162,6 +172,8 @@ struct File {
     alerts: AlertsTable,
     #[serde(default)]
     status: StatusTable,
+    #[serde(default)]
+    traces: TracesTable,
     #[serde(default)]
     log: LogTable,
 }
@@ -239,6 +251,45 @@ impl Default for LogTable {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: "info".to_owned() }
     }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct TracesTable {
+    #[serde(deserialize_with = "collector")]
+    endpoint: Option<Endpoint>,
+    #[serde(deserialize_with = "share")]
+    sample: Sample,
+    headers_file: Option<toml::Spanned<PathBuf>>,
+    ca_file: Option<toml::Spanned<PathBuf>>,
+}
+
+impl TracesTable {
+    /// Relative paths start at the data directory. A mistake comes with its place in the text.
+    fn read(self, data_dir: &Path) -> Result<traces::Settings, (usize, String)> {
+        let headers = named(self.headers_file, data_dir, Headers::read)?.unwrap_or_default();
+        let authority = named(self.ca_file, data_dir, Authority::read)?;
+        Ok(traces::Settings { endpoint: self.endpoint, sample: self.sample, headers, authority })
+    }
+}
+
+/// What is in a file that a setting names.
+fn named<T, E: fmt::Display>(
+    given: Option<toml::Spanned<PathBuf>>,
+    data_dir: &Path,
+    read: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<Option<T>, (usize, String)> {
+    let Some(given) = given else { return Ok(None) };
+    let at = given.span().start;
+    read(&data_dir.join(given.into_inner())).map(Some).map_err(|error| (at, error.to_string()))
+}
+
+fn collector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Endpoint>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sample, D::Error> {
+    Sample::new(f64::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
 fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -365,6 +416,9 @@ mod tests {
             ("[[allow]]\nhost = \"a\"\nports = \"9-1\"", "agent.toml:3:9", "9-1"),
             ("[[allow]]\nhost = \"a\"\nports = 1\nprotocol = \"sctp\"", "agent.toml:4:12", "tcp"),
             ("[[allow]]\nhost = \"a\"", "agent.toml:1:1", "ports"),
+            ("[traces]\nsample = 2", "agent.toml:2:10", "from 0 (none) to 1 (all)"),
+            ("[traces]\nendpoint = \"otel:4317\"", "agent.toml:2:12", "http or https"),
+            ("[traces]\nheaders_file = \"moon\"", "agent.toml:2:16", "/data/moon cannot be read"),
             ("x = = 1", "agent.toml:1:5", ""),
         ] {
             let mistake = parse(text).unwrap_err().to_string();

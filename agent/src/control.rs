@@ -197,10 +197,16 @@ async fn one_link(
 }
 
 async fn connect(identity: &Identity, hello: &AgentHello) -> Result<(crate::central::Socket, Welcome), Lost> {
-    let mut socket = open(identity, CONTROL_PATH, CONTROL_SUBPROTOCOL, link::websocket_config()).await?;
+    let opened = open(identity, CONTROL_PATH, CONTROL_SUBPROTOCOL, link::websocket_config()).await?;
+    let mut socket = opened.socket;
     match link::greet(&mut socket, hello, WELCOME_LIMIT).await {
         Ok(ControlAdmission::Welcome(welcome)) => Ok((socket, welcome)),
         Ok(ControlAdmission::Refused(refusal)) => Err(Lost::Refused(refusal)),
-        Err(end) => Err(Lost::Link(end)),
+        Err(end) => {
+            if matches!(end, LinkEnd::Dead { .. } | LinkEnd::Stuck) {
+                opened.line.stood_still();
+            }
+            Err(Lost::Link(end))
+        }
     }
 }

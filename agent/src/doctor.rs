@@ -191,7 +191,7 @@ async fn way_to_central(identity: &Identity, findings: &mut Findings) {
         findings.skip("clock", "it is compared with central's");
         return;
     }
-    let connected = connect_central(url, identity).await.map_err(|e| explain(&e));
+    let connected = connect_central(url, identity, &identity.segments.line()).await.map_err(|e| explain(&e));
     let connected = connected.map(|stream| (stream, format!("{url} is reached over TLS with the pinned CA")));
     match findings.note("central", connected) {
         None => findings.skip("clock", "it is compared with central's"),

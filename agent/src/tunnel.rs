@@ -14,6 +14,7 @@
 
 mod lane;
 mod serve;
+mod traced;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use proto::{
     link::{self, LinkEnd},
     mux::ResetCode,
 };
+use serde::Serialize;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, watch},
@@ -34,12 +36,13 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 
 use self::{lane::FurtherLane, serve::serve_all};
 use crate::{
-    central::{OpenError, open},
+    central::{OpenError, Opened, open},
     dialer::Dialer,
-    identity::Identity,
+    identity::{Identity, segments::Line},
 };
 use program::explain;
 
@@ -93,6 +96,7 @@ pub struct Surroundings {
     pub identity: watch::Receiver<Arc<Identity>>,
     pub dialer: Arc<Dialer>,
     pub events: mpsc::Sender<TunnelEvent>,
+    pub traces: Traces,
 }
 
 /// A tunnel being kept up. Dropping it ends the tunnel: every stream is reset.
@@ -205,13 +209,16 @@ impl Keeper {
                 () = close.cancelled() => return,
             };
             let event = match attempt {
-                Ok((tunnel, socket)) => {
+                Ok((tunnel, Knocked { socket, line })) => {
                     self.tell(TunnelEvent::Up { epoch }).await;
                     let success = Success::of(&tunnel);
                     self.first_is_up(true);
                     let end = self.run_lane(&tunnel, socket, &close).await;
                     self.first_is_up(false);
                     let Some(end) = end else { return };
+                    if stood_still(&end) {
+                        line.stood_still();
+                    }
                     if success.came(&tunnel) {
                         backoff.reset();
                     }
@@ -268,15 +275,14 @@ impl Keeper {
         }
     }
 
-    async fn attempt(&mut self) -> Result<(Tunnel, Socket), Failed> {
-        let mut socket = connect(&self.surroundings, TUNNEL_PATH, TUNNEL_SUBPROTOCOL).await?;
+    async fn attempt(&mut self) -> Result<(Tunnel, Knocked), Failed> {
+        let mut knocked = knock(&self.surroundings, TUNNEL_PATH, TUNNEL_SUBPROTOCOL).await?;
         let received = |session: &Session| session.lanes.first().received_through();
         let hello = TunnelHello {
             resume: self.session.as_ref().map(|s| Resume { received_through: received(s) }),
             ..self.hello()
         };
-        let admission = link::greet(&mut socket, &hello, ADMISSION_LIMIT).await.map_err(Failed::Hello)?;
-        let (settings, resume) = admitted(admission)?;
+        let (settings, resume) = admitted(knocked.greet(&hello).await?)?;
         self.settings = settings;
         match (resume, &mut self.session) {
             (Some(resume), Some(session)) => {
@@ -285,12 +291,12 @@ impl Keeper {
                     return Err(Failed::Resume(error));
                 }
                 session.lost_at = None;
-                Ok((session.lanes.first().clone(), socket))
+                Ok((session.lanes.first().clone(), knocked))
             }
             (_, _) => {
                 self.give_up_session("central began the session anew");
                 let tunnel = self.begin_session();
-                Ok((tunnel, socket))
+                Ok((tunnel, knocked))
             }
         }
     }
@@ -299,7 +305,7 @@ impl Keeper {
         let (tunnel, incoming) = Tunnel::new(tunnel_config(&self.settings));
         let lanes = Lanes::new(tunnel.clone());
         let mut streams = JoinSet::new();
-        streams.spawn(serve_all(incoming, self.surroundings.dialer.clone()));
+        streams.spawn(serve_all(incoming, self.surroundings.clone()));
         let first_up = watch::Sender::new(false);
         let mut further = JoinSet::new();
         for number in self.settings.further_lanes() {
@@ -372,15 +378,41 @@ fn tunnel_config(settings: &LinkSettings) -> TunnelConfig {
 }
 
 /// A websocket for a lane, before any hello.
-async fn connect(
+struct Knocked {
+    socket: Socket,
+    line: Line,
+}
+
+async fn knock(
     surroundings: &Surroundings,
     path: &'static str,
     subprotocol: &'static str,
-) -> Result<Socket, OpenError> {
+) -> Result<Knocked, OpenError> {
     let identity = surroundings.identity.borrow().clone();
-    let socket = open(&identity, path, subprotocol, driver::websocket_config()).await?;
+    let Opened { socket, line } = open(&identity, path, subprotocol, driver::websocket_config()).await?;
     // Nothing is lost with the library's buffer: central says nothing before it has heard our hello.
-    Ok(WebSocket::new(socket.into_inner(), Role::Client))
+    Ok(Knocked { socket: WebSocket::new(socket.into_inner(), Role::Client), line })
+}
+
+impl Knocked {
+    /// What central says to a tunnel's hello, or a lane's.
+    async fn greet(&mut self, hello: &(impl Serialize + Sync)) -> Result<TunnelAdmission, Failed> {
+        link::greet(&mut self.socket, hello, ADMISSION_LIMIT).await.map_err(|end| {
+            if matches!(end, LinkEnd::Dead { .. } | LinkEnd::Stuck) {
+                self.line.stood_still();
+            }
+            Failed::Hello(end)
+        })
+    }
+}
+
+/// Whether a lane ended because nothing came through any more: the peer was silent, or acknowledged nothing.
+fn stood_still(end: &LaneEnd) -> bool {
+    match end {
+        LaneEnd::Dead { .. } => true,
+        LaneEnd::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
+        _ => false,
+    }
 }
 
 fn admitted(admission: TunnelAdmission) -> Result<(LinkSettings, Option<Resume>), Failed> {

@@ -1,6 +1,6 @@
 //! How a Raft call gets to another node.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Weak, time::Duration};
 
 use async_trait::async_trait;
 use group::{CallError, Peer, Transport};
@@ -15,7 +15,8 @@ pub(super) struct Ways {
     pub(super) seat: Seat,
     pub(super) control: Control,
     pub(super) peers: PeerNet,
-    pub(super) shared: Arc<Shared>,
+    /// Whose group this serves: it holds the group, and the group holds this.
+    pub(super) shared: Weak<Shared>,
 }
 
 #[async_trait]
@@ -29,7 +30,8 @@ impl Transport for Ways {
     ) -> Result<Box<RawValue>, CallError> {
         if let Some(peer) = peer {
             // The roster's addresses are newer than the membership's.
-            let entry = self.shared.node_of(|entry| entry.node == to).unwrap_or_else(|| entry(peer));
+            let known = self.shared.upgrade().and_then(|shared| shared.node_of(|entry| entry.node == to));
+            let entry = known.unwrap_or_else(|| entry(peer));
             if self.peers.is_connected(&entry) {
                 let call = self.peers.call(&entry, self.seat.group, self.seat.node, &body, ttl).await;
                 match call {

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Identity, tls::in_words};
+use super::{Identity, segments::Line, tls::in_words};
 use crate::dialer::dial::{TcpConnector, fail_fast, race};
 
 /// Resolving, connecting and the TLS handshake, all addresses together.
@@ -149,22 +149,25 @@ pub enum ConnectError {
 pub async fn connect_central(
     url: &CentralUrl,
     identity: &Identity,
+    line: &Line,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
-    connect(url, identity.tls.clone()).await
+    connect(url, identity.tls.clone(), line).await
 }
 
 pub(crate) async fn connect(
     url: &CentralUrl,
     tls: Arc<ClientConfig>,
+    line: &Line,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let timed_out = || ConnectError::TimedOut { url: url.clone(), limit: CONNECT_TIMEOUT };
     let addrs = resolve(url).await?;
-    let socket = match timeout_at(deadline, race(&addrs, &TcpConnector)).await {
-        Err(_) => return Err(timed_out()),
-        Ok(Err(source)) => return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source }),
-        Ok(Ok((socket, _))) => socket,
-    };
+    let socket =
+        match timeout_at(deadline, race(&addrs, &TcpConnector { largest_segment: line.largest() })).await {
+            Err(_) => return Err(timed_out()),
+            Ok(Err(source)) => return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source }),
+            Ok(Ok((socket, _))) => socket,
+        };
     fail_fast(&socket, UNACKNOWLEDGED_MAX).map_err(|source| ConnectError::Connect {
         url: url.clone(),
         tried: addrs,
@@ -177,7 +180,10 @@ pub(crate) async fn connect(
     let name = ServerName::try_from(url.host().to_owned())
         .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
     match timeout_at(deadline, TlsConnector::from(tls).connect(name, socket)).await {
-        Err(_) => Err(timed_out()),
+        Err(_) => {
+            line.stood_still();
+            Err(timed_out())
+        }
         Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source: in_words(source) }),
         Ok(Ok(stream)) => Ok(stream),
     }

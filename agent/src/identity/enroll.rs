@@ -21,6 +21,7 @@ use super::{
     central::CentralUrl,
     certificates,
     exchange::{ExchangeError, post},
+    segments::Segments,
     tls,
 };
 use crate::data_dir::{DataDir, DataDirError, read_bounded};
@@ -137,9 +138,10 @@ pub async fn enroll(enrolment: Enrolment, data_dir: &DataDir) -> Result<Identity
         software: env!("CARGO_PKG_VERSION").to_owned(),
         unix_ms: unix_ms(),
     };
-    let answer: Enrolled = post(&enrolment.central, tls.into(), ENROLL_PATH, &request)
-        .await
-        .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
+    let answer: Enrolled =
+        post(&enrolment.central, tls.into(), &Segments::default().line(), ENROLL_PATH, &request)
+            .await
+            .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
 
     let identity = accept(answer, key, enrolment.central, &pinned, ca_file)
         .map_err(|problem| EnrollError::Answer { problem })?;

@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::central::{CentralUrl, ConnectError, connect};
+use super::{
+    central::{CentralUrl, ConnectError, connect},
+    segments::Line,
+};
 
 /// From the first byte of the request to the last of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,10 +48,11 @@ pub enum ExchangeError {
 pub(super) async fn post<A: DeserializeOwned>(
     url: &CentralUrl,
     tls: Arc<ClientConfig>,
+    line: &Line,
     path: &str,
     request: &impl Serialize,
 ) -> Result<A, ExchangeError> {
-    let stream = connect(url, tls).await?;
+    let stream = connect(url, tls, line).await?;
     ask(stream, url, path, request).await
 }
 

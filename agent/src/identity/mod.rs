@@ -15,6 +15,7 @@ pub mod certificate;
 pub mod enroll;
 pub mod exchange;
 pub mod renew;
+pub mod segments;
 #[cfg(test)]
 pub(crate) mod test_ca;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use self::{
     central::CentralUrl,
     certificate::{AgentCertificate, CertificateProblem, fingerprint_of_spki},
+    segments::Segments,
 };
 use crate::data_dir::{DataDir, create_private_dir, read_bounded, replace_file, sync_folder};
 
@@ -60,6 +62,8 @@ pub struct Identity {
     pub ca: Vec<CertificateDer<'static>>,
     /// How this agent talks TLS to central.
     pub tls: Arc<ClientConfig>,
+    /// What is known of the path to central since this identity was taken up.
+    pub segments: Segments,
     key: KeyPair,
     certificate_pem: String,
     ca_pem: String,
@@ -146,6 +150,7 @@ impl Identity {
             chain,
             ca,
             tls: Arc::new(tls),
+            segments: Segments::default(),
             key,
             certificate_pem,
             ca_pem,

@@ -96,7 +96,8 @@ pub async fn keep_renewed(data_dir: Arc<DataDir>, identity: watch::Sender<Arc<Id
 /// Fetches a younger certificate for the same key and writes it to disk.
 pub async fn renew(data_dir: &DataDir, current: &Identity) -> Result<Identity, RenewError> {
     let request = RenewRequest { csr_pem: signing_request(&current.key).map_err(RenewError::Request)? };
-    let answer: Enrolled = post(&current.central, current.tls.clone(), RENEW_PATH, &request).await?;
+    let line = current.segments.line();
+    let answer: Enrolled = post(&current.central, current.tls.clone(), &line, RENEW_PATH, &request).await?;
     keep(data_dir, current, answer)
 }
 
@@ -109,7 +110,8 @@ pub async fn come_back(data_dir: &DataDir, current: &Identity) -> Result<Identit
         unix_ms: unix_ms(),
     };
     let nobody = tls::anonymous_client(&current.ca).map_err(RenewError::Trust)?;
-    let answer: Enrolled = post(&current.central, nobody.into(), RETURN_PATH, &request).await?;
+    let line = current.segments.line();
+    let answer: Enrolled = post(&current.central, nobody.into(), &line, RETURN_PATH, &request).await?;
     keep(data_dir, current, answer)
 }
 

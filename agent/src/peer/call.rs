@@ -198,7 +198,7 @@ impl Keeper {
         let config = Arc::new(verify::client_config(&identity, expected).map_err(io::Error::other)?);
         let attempt = async {
             let addrs = self.addresses(peer).await?;
-            let (socket, addr) = race(&addrs, &TcpConnector).await?;
+            let (socket, addr) = race(&addrs, &TcpConnector::default()).await?;
             fail_fast(&socket, SILENCE_MAX)?;
             let stream = TlsConnector::from(config)
                 .connect(ServerName::from(addr.ip()), socket)

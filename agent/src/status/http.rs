@@ -24,6 +24,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use traces::{Counts, Traces};
 use tracing::warn;
 
 use super::{ANSWER_TIMEOUT, ASKERS_MAX, ServeError, Snapshot};
@@ -34,15 +35,16 @@ const METRICS_MEDIA: &str = "application/openmetrics-text; version=1.0.0; charse
 pub(super) fn open(
     address: SocketAddr,
     seen: watch::Receiver<Snapshot>,
+    traces: Traces,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ServeError> {
     let failed = |source| ServeError::Port { address, source };
     let socket = std::net::TcpListener::bind(address).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     let listener = TcpListener::from_std(socket).map_err(failed)?;
-    Ok(serve(listener, seen))
+    Ok(serve(listener, seen, traces))
 }
 
-async fn serve(listener: TcpListener, seen: watch::Receiver<Snapshot>) {
+async fn serve(listener: TcpListener, seen: watch::Receiver<Snapshot>, traces: Traces) {
     let places = Arc::new(Semaphore::new(ASKERS_MAX));
     let mut answers = JoinSet::new();
     loop {
@@ -50,10 +52,10 @@ async fn serve(listener: TcpListener, seen: watch::Receiver<Snapshot>) {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let seen = seen.clone();
+                let (seen, traces) = (seen.clone(), traces.clone());
                 answers.spawn(async move {
                     let service = service_fn(move |request| {
-                        let answer = answer(&request, &seen.borrow());
+                        let answer = answer(&request, &seen.borrow(), traces.counts());
                         async move { Ok::<_, Infallible>(answer) }
                     });
                     let connection = http1::Builder::new()
@@ -72,7 +74,7 @@ async fn serve(listener: TcpListener, seen: watch::Receiver<Snapshot>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, seen: &Snapshot) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, seen: &Snapshot, spans: Option<Counts>) -> Response<Full<Bytes>> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !is_ours(host) {
         // A page in somebody's browser whose name was made to point here.
@@ -91,7 +93,7 @@ fn answer(request: &Request<Incoming>, seen: &Snapshot) -> Response<Full<Bytes>>
             true => text(StatusCode::OK, "active\n"),
             false => text(StatusCode::SERVICE_UNAVAILABLE, "not active\n"),
         },
-        "/metrics" => metrics(seen),
+        "/metrics" => metrics(seen, spans),
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /active and /metrics\n"),
     }
 }
@@ -128,7 +130,7 @@ fn is_active(seen: &Snapshot) -> bool {
     seen.role == RoleName::Active && seen.tunnel.up
 }
 
-fn metrics(seen: &Snapshot) -> Response<Full<Bytes>> {
+fn metrics(seen: &Snapshot, spans: Option<Counts>) -> Response<Full<Bytes>> {
     type Value = Gauge<f64, AtomicU64>;
     let gauge = |value: f64| {
         let gauge = Value::default();
@@ -160,6 +162,13 @@ fn metrics(seen: &Snapshot) -> Response<Full<Bytes>> {
     if let Ok(expires) = humantime::parse_rfc3339(&seen.certificate.expires) {
         let at = expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         registry.register("certificate_expiry_timestamp_seconds", "When its certificate ends", gauge(at));
+    }
+    if let Some(Counts { exported, dropped, failed }) = spans {
+        let spans: Family<Vec<(&str, &str)>, Counter> = Family::default();
+        for (outcome, count) in [("exported", exported), ("dropped", dropped), ("failed", failed)] {
+            spans.get_or_create(&vec![("outcome", outcome)]).inc_by(count);
+        }
+        registry.register("trace_spans", "Spans of streams, by what became of them", spans);
     }
     let mut body = String::new();
     if encode(&mut body, &registry).is_err() {
@@ -198,7 +207,7 @@ mod tests {
         let (tell, seen) = watch::channel(shown.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, seen));
+        let serving = tokio::spawn(serve(listener, seen, Traces::default()));
 
         assert_eq!(ask(address, "/livez").await, (200, "live\n".to_owned()));
         assert_eq!(ask(address, "/readyz").await.0, 503);

@@ -31,13 +31,10 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use traces::Traces;
 use tracing::warn;
 
-use crate::{
-    config::Config,
-    dialer::{Dialer, dial::TcpConnector, resolve::SystemResolver},
-    identity::Identity,
-};
+use crate::{config::Config, dialer::Dialer, identity::Identity};
 
 /// Askers served at once; more wait in the socket's queue.
 const ASKERS_MAX: usize = 8;
@@ -122,11 +119,7 @@ pub struct AllowListShown {
 
 impl Snapshot {
     /// An agent that has just started.
-    pub fn starting(
-        identity: &Identity,
-        boot: BootId,
-        dialer: &Dialer<SystemResolver, TcpConnector>,
-    ) -> Self {
+    pub fn starting(identity: &Identity, boot: BootId, dialer: &Dialer) -> Self {
         let now = rfc3339(SystemTime::now());
         Self {
             name: identity.name.clone(),
@@ -184,7 +177,7 @@ impl Snapshot {
     }
 
     /// Takes over a renewed certificate and the allow-list as its file stands now.
-    pub fn refresh(&mut self, identity: &Identity, dialer: &Dialer<SystemResolver, TcpConnector>) {
+    pub fn refresh(&mut self, identity: &Identity, dialer: &Dialer) {
         self.certificate.expires = rfc3339(identity.not_after);
         self.allow_list.entries = dialer.allow_list().len();
     }
@@ -203,10 +196,11 @@ pub enum ServeError {
 pub fn serve(
     config: &Config,
     seen: watch::Receiver<Snapshot>,
+    traces: Traces,
 ) -> Result<impl Future<Output = ()> + Send + use<>, ServeError> {
     let path = config.status_socket();
     let listener = door::Listener::open(&path).map_err(|source| ServeError::Socket { path, source })?;
-    let port = config.status_listen.map(|address| http::open(address, seen.clone())).transpose()?;
+    let port = config.status_listen.map(|address| http::open(address, seen.clone(), traces)).transpose()?;
     Ok(async move {
         match port {
             Some(port) => drop(tokio::join!(answer_askers(listener, seen), port)),
@@ -331,7 +325,7 @@ pub(crate) mod tests {
         shown.update(&report, Some(Epoch { group: 2, claim: 17 }), true, true, None, 0);
         shown.raft = Some(RaftShown { timings: group::Timings::default(), worst_round_trip_ms: Some(12.34) });
         let (_tell, seen) = watch::channel(shown.clone());
-        let serving = tokio::spawn(serve(&config, seen).unwrap());
+        let serving = tokio::spawn(serve(&config, seen, Traces::default()).unwrap());
 
         assert_eq!(ask(folder.path()).await.unwrap(), shown);
         let text = command(folder.path(), Output::Text).await.unwrap();
@@ -363,7 +357,7 @@ pub(crate) mod tests {
         assert_eq!(ask(folder.path()).await.unwrap_err().exit_code(), 3);
 
         let (_tell, seen) = watch::channel(snapshot(&config));
-        let serving = tokio::spawn(serve(&config, seen).unwrap());
+        let serving = tokio::spawn(serve(&config, seen, Traces::default()).unwrap());
         ask(folder.path()).await.unwrap();
         serving.abort();
     }

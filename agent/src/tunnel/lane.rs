@@ -16,14 +16,13 @@ use proto::{
     Backoff, LaneId,
     driver::{self, BootClock, LaneEnd, Lanes, SystemBootClock, Tunnel},
     hello::{LANE_PATH, LANE_SUBPROTOCOL, LaneHello, LinkSettings, Resume, TunnelHello},
-    link,
     mux::ResetCode,
 };
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    ADMISSION_LIMIT, Failed, RETRY_FIRST, RETRY_MAX, Socket, Success, Surroundings, admitted, connect,
-    ends_session, pause, serve::serve_all, tunnel_config,
+    Failed, Knocked, RETRY_FIRST, RETRY_MAX, Success, Surroundings, admitted, ends_session, knock, pause,
+    serve::serve_all, stood_still, tunnel_config,
 };
 
 /// A further lane. Dropping [`FurtherLane::run`] drops its websocket; its streams end with the tunnel's [`Lanes`].
@@ -73,10 +72,13 @@ impl FurtherLane {
                 }
             };
             match attempt {
-                Ok((tunnel, socket)) => {
+                Ok((tunnel, Knocked { socket, line })) => {
                     tracing::info!(%epoch, lane, "A further lane is up");
                     let success = Success::of(&tunnel);
                     let end = tunnel.run(socket).await;
+                    if stood_still(&end) {
+                        line.stood_still();
+                    }
                     if success.came(&tunnel) {
                         backoff.reset();
                     }
@@ -108,12 +110,12 @@ impl FurtherLane {
         }
     }
 
-    async fn attempt(&mut self) -> Result<(Tunnel, Socket), Failed> {
+    async fn attempt(&mut self) -> Result<(Tunnel, Knocked), Failed> {
         if self.first_up.wait_for(|up| *up).await.is_err() {
             // The session is going, and this with it.
             std::future::pending::<()>().await;
         }
-        let mut socket = connect(&self.surroundings, LANE_PATH, LANE_SUBPROTOCOL).await?;
+        let mut knocked = knock(&self.surroundings, LANE_PATH, LANE_SUBPROTOCOL).await?;
         let resume = |streams: &Streams| Resume { received_through: streams.of.tunnel.received_through() };
         let id = self.streams.as_ref().map_or_else(LaneId::random, |streams| streams.id);
         let hello = LaneHello {
@@ -121,8 +123,7 @@ impl FurtherLane {
             lane: self.number,
             id,
         };
-        let admission = link::greet(&mut socket, &hello, ADMISSION_LIMIT).await.map_err(Failed::Hello)?;
-        let (_, resume) = admitted(admission)?;
+        let (_, resume) = admitted(knocked.greet(&hello).await?)?;
         match (resume, &mut self.streams) {
             (Some(resume), Some(streams)) => {
                 if let Err(error) = streams.of.tunnel.reattach(resume.received_through) {
@@ -130,11 +131,11 @@ impl FurtherLane {
                     return Err(Failed::Resume(error));
                 }
                 streams.lost_at = None;
-                Ok((streams.of.tunnel.clone(), socket))
+                Ok((streams.of.tunnel.clone(), knocked))
             }
             (_, _) => {
                 self.give_up("central began the lane anew");
-                Ok((self.begin(id), socket))
+                Ok((self.begin(id), knocked))
             }
         }
     }
@@ -143,7 +144,7 @@ impl FurtherLane {
         let (tunnel, incoming) = Tunnel::new(tunnel_config(&self.settings));
         let of = self.lanes.add(tunnel.clone());
         let mut served = JoinSet::new();
-        served.spawn(serve_all(incoming, self.surroundings.dialer.clone()));
+        served.spawn(serve_all(incoming, self.surroundings.clone()));
         self.streams = Some(Streams { id, of, lost_at: None, _served: served });
         tunnel
     }
