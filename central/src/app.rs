@@ -11,6 +11,7 @@ use proto::EnvironmentName;
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use traces::Service;
 
 use crate::{
     admin::{
@@ -38,6 +39,7 @@ use crate::{
         keeper::{self, Event, Keeper, Rooms},
     },
     listener::{self, Listeners, forwarder::Door},
+    oidc::Provider,
     operator::OperatorToken,
     own_listeners::OwnListeners,
     people::{People, PeopleError, Secret},
@@ -78,6 +80,10 @@ pub enum BuildError {
     Ca(#[from] crate::enrolment::ca::CaError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Traces(#[from] traces::OpenError),
+    #[error(transparent)]
+    Oidc(#[from] crate::oidc::OpenError),
     #[error("{what} cannot listen on {address}; change {setting} or stop what uses it")]
     Listen { what: &'static str, setting: &'static str, address: SocketAddr, source: io::Error },
     #[error("the first administrator's token cannot be made: {0}")]
@@ -114,6 +120,7 @@ pub struct App {
     state: AppState,
     /// Everything ends when it is cancelled.
     closing: CancellationToken,
+    exporter: Option<traces::Exporter>,
     data_dir: PathBuf,
     public_host: Option<String>,
     public_url: Option<DestinationUrl>,
@@ -123,6 +130,9 @@ pub struct App {
 pub struct Running {
     parts: JoinSet<&'static str>,
     keepers: JoinSet<&'static str>,
+    /// Ends last, when nothing is left to be told.
+    exporter: JoinSet<&'static str>,
+    close_exporter: CancellationToken,
     environments: Arc<BTreeMap<EnvironmentName, Arc<Environment>>>,
     cancel: CancellationToken,
     /// The listeners end first: whoever connects to a central that ends is refused, not parked.
@@ -131,7 +141,12 @@ pub struct Running {
 
 impl App {
     /// Opens the store, starts every Environment's witness and binds the doors.
-    pub async fn build(config: Config) -> Result<Self, BuildError> {
+    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
+        config.traces.or_environment();
+        let service =
+            Service { name: "postern-central", version: env!("CARGO_PKG_VERSION"), attributes: Vec::new() };
+        let (traces, exporter) = traces::Exporter::open(&config.traces, service)?.unzip();
+        let traces = traces.unwrap_or_default();
         let data_dir = config.data_dir.clone();
         let in_data_dir = |source| BuildError::DataDir { path: data_dir.clone(), source };
         secret_file::create_folder(&data_dir).map_err(in_data_dir)?;
@@ -200,7 +215,7 @@ impl App {
             listener::Settings { park_timeout: config.gateway.park_timeout, bind: config.listeners.bind };
         let front = doors.iter().map(|door| Ok((door.environment.clone(), address_of(&door.listener)?)));
         let front = front.collect::<Result<BTreeMap<_, _>, BuildError>>()?;
-        let listeners = Arc::new(Listeners::new(&store, tunnels, settings).behind(doors));
+        let listeners = Arc::new(Listeners::new(&store, tunnels, settings, &traces).behind(doors));
 
         let public = [&config.admin.public_url, &config.tunnel.public_url].into_iter().flatten();
         let own_doors = [addresses.admin, addresses.tunnel].into_iter().chain(front.values().copied());
@@ -249,6 +264,7 @@ impl App {
             data_plane: traffic,
             api_tokens: ApiTokens::new(store.clone(), people.last_use().clone()),
             people,
+            oidc: config.oidc.as_ref().map(Provider::open).transpose()?,
             audit: Audit::new(store),
             enrolment: enrolment.clone(),
             alert_rules: rules,
@@ -269,6 +285,7 @@ impl App {
             following: Following::new(closing.clone()),
             measures: Measures::default(),
             storage,
+            traces,
             lately: Lately::of_each(config.environments.iter().cloned()),
             installation: Arc::new(Installation {
                 settings: config.settings(),
@@ -298,6 +315,7 @@ impl App {
             disk,
             state,
             closing,
+            exporter,
             data_dir,
             public_host: config.tunnel.names.first().cloned(),
             public_url: config.admin.public_url,
@@ -468,7 +486,16 @@ impl App {
             people.keep(stop).await;
             "the keeping of sessions"
         });
-        Running { parts, keepers, environments: self.environments, cancel, close_listeners }
+        let (mut exporter, close_exporter) = (JoinSet::new(), CancellationToken::new());
+        if let Some(one) = self.exporter {
+            let stop = close_exporter.clone();
+            exporter.spawn(async move {
+                one.run(stop).await;
+                "the export of traces"
+            });
+        }
+        let environments = self.environments;
+        Running { parts, keepers, exporter, close_exporter, environments, cancel, close_listeners }
     }
 }
 
@@ -478,6 +505,7 @@ impl Running {
         let ended = tokio::select! {
             Some(ended) = self.parts.join_next() => ended,
             Some(ended) = self.keepers.join_next() => ended,
+            Some(ended) = self.exporter.join_next() => ended,
             else => return "everything",
         };
         ended.unwrap_or("a part that panicked")
@@ -498,6 +526,9 @@ impl Running {
         if tokio::time::timeout(STOP_LIMIT, parts).await.is_err() {
             tracing::warn!("Some parts did not end in time and were dropped");
         }
+        self.close_exporter.cancel();
+        // Bounded by itself: seconds.
+        while self.exporter.join_next().await.is_some() {}
     }
 }
 

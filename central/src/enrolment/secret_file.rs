@@ -6,12 +6,9 @@ use std::{
     path::Path,
 };
 
-/// Creates `folder`, for its owner only.
+/// Creates `folder`, for its owner only, under a durable name.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(folder)
+    durable::create_private_folders(folder)
 }
 
 /// Puts `content` into `path`, for its owner only (mode 0600), whole and durable, replacing what was there.

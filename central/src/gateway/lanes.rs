@@ -11,7 +11,11 @@
 //! Invariant: a lane comes in only while the session's first lane is up. So it cannot stand for the tunnel, and there
 //! is nothing to decide when it is lost but what becomes of its own streams.
 
-use std::{collections::BTreeMap, ops::Range, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Instant,
+};
 
 use proto::{
     AgentId, LaneId,
@@ -28,7 +32,11 @@ use super::{
 
 /// The lanes beside a session's first, by number.
 #[derive(Debug, Default)]
-pub struct Further(BTreeMap<u8, Held>);
+pub struct Further {
+    held: BTreeMap<u8, Held>,
+    /// Those that were given up and have not come back since.
+    missing: BTreeSet<u8>,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -46,6 +54,8 @@ pub struct Entering {
     pub incoming: Option<Incoming>,
     /// It continues: the websocket before must have ended first.
     pub continues: Option<Option<CancellationToken>>,
+    /// One of this number had been given up.
+    pub was_missing: bool,
 }
 
 /// Who knocks, as a certificate and the fence say.
@@ -84,11 +94,11 @@ impl Session {
         if self.live().is_none() {
             return refused(RefusalCode::Busy, "the tunnel's first lane is away and comes back first".into());
         }
-        match (self.further.0.get_mut(number), hello.resume) {
+        match (self.further.held.get_mut(number), hello.resume) {
             (Some(held), Some(_)) if held.id == *id => {
                 let before = held.lane.hand_over(handle);
                 let tunnel = held.of.tunnel.clone();
-                return Ok(Entering { tunnel, incoming: None, continues: Some(before) });
+                return Ok(Entering { tunnel, incoming: None, continues: Some(before), was_missing: false });
             }
             (Some(_) | None, Some(_)) => {
                 let text = format!("the streams of lane {number} are gone");
@@ -103,19 +113,21 @@ impl Session {
             let text = format!("epoch {} drains: it begins no lanes", hello.epoch);
             return refused(RefusalCode::StaleEpoch, text);
         }
-        if let Some(old) = self.further.0.remove(number) {
+        if let Some(old) = self.further.held.remove(number) {
             self.tunnel.end(old.of.serial, ResetCode::TUNNEL_LOST, "the agent began the lane anew");
         }
         let (tunnel, incoming) = Tunnel::new(config);
         let of = self.tunnel.add(tunnel.clone());
-        self.further.0.insert(*number, Held { id: *id, of, lane: Lane::Up(handle) });
-        Ok(Entering { tunnel, incoming: Some(incoming), continues: None })
+        self.further.held.insert(*number, Held { id: *id, of, lane: Lane::Up(handle) });
+        let was_missing = self.further.missing.remove(number);
+        Ok(Entering { tunnel, incoming: Some(incoming), continues: None, was_missing })
     }
 
     /// The websocket of a further lane has ended. Its streams wait until `until`, unless they are over anyway. `false`:
     /// it is none of this session's.
     pub fn further_ended(&mut self, websocket: u64, over: bool, until: Instant) -> bool {
-        let Some((number, held)) = self.further.0.iter_mut().find(|(_, held)| held.lane.is(websocket)) else {
+        let Some((number, held)) = self.further.held.iter_mut().find(|(_, held)| held.lane.is(websocket))
+        else {
             return false;
         };
         held.lane = Lane::Lost { until };
@@ -126,19 +138,22 @@ impl Session {
         true
     }
 
-    /// Gives up the lanes that did not come back in time.
-    pub fn expire_further(&mut self, now: Instant) {
+    /// Gives up the lanes that did not come back in time, and says which.
+    pub fn expire_further(&mut self, now: Instant) -> Vec<u8> {
         let late = |(number, held): (&u8, &Held)| match held.lane {
             Lane::Lost { until } if until <= now => Some(*number),
             Lane::Lost { .. } | Lane::Up(_) => None,
         };
-        for number in self.further.0.iter().filter_map(late).collect::<Vec<_>>() {
+        let late: Vec<_> = self.further.held.iter().filter_map(late).collect();
+        for &number in &late {
             self.end_further(number, "its lane did not come back within tunnel.resume_window");
+            self.further.missing.insert(number);
         }
+        late
     }
 
     fn end_further(&mut self, number: u8, why: &str) {
-        if let Some(held) = self.further.0.remove(&number) {
+        if let Some(held) = self.further.held.remove(&number) {
             let streams = held.of.tunnel.stats().streams;
             tracing::info!(epoch = %self.epoch, lane = number, streams, why, "A lane of the tunnel is over");
             self.tunnel.end(held.of.serial, ResetCode::TUNNEL_LOST, why);
@@ -153,12 +168,12 @@ impl Further {
             Lane::Lost { until } => Some(until),
             Lane::Up(_) => None,
         };
-        self.0.values().filter_map(until).min()
+        self.held.values().filter_map(until).min()
     }
 
     /// Ends their websockets.
     pub fn stop(&self) {
-        self.0.values().for_each(|held| held.lane.stop());
+        self.held.values().for_each(|held| held.lane.stop());
     }
 }
 
@@ -295,12 +310,15 @@ mod tests {
         let until = later();
         session.further_ended(WEBSOCKET, false, until);
         assert_eq!(session.further.next_expiry(), Some(until));
-        session.expire_further(until - Duration::from_millis(1));
+        assert!(session.expire_further(until - Duration::from_millis(1)).is_empty());
         assert!(!lane.tunnel.is_over());
-        session.expire_further(until);
+        assert_eq!(session.expire_further(until), [1]);
+        assert!(session.expire_further(until).is_empty(), "which is said once");
         assert!(lane.tunnel.is_over() && !session.tunnel.first().is_over());
         assert_eq!(session.further.next_expiry(), None);
         assert_eq!(enter(&mut session, &hello(1, A, Some(0))).unwrap_err().code, RefusalCode::CannotResume);
+        assert!(enter(&mut session, &hello(1, B, None)).unwrap().was_missing, "its return is told");
+        assert!(!enter(&mut session, &hello(2, C, None)).unwrap().was_missing);
     }
 
     #[test]

@@ -167,6 +167,8 @@ pub struct ConnectedView {
     pub software: String,
     pub system: SystemInformation,
     pub remote: std::net::SocketAddr,
+    /// When the certificate that it connected with ends.
+    pub certificate_until: OffsetDateTime,
     pub report: Option<AgentReport>,
 }
 
@@ -178,6 +180,7 @@ pub struct RaftView {
     pub leader: Option<NodeId>,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
+    pub term: u64,
     pub last_applied: u64,
     pub last_claim: Option<ClaimView>,
     /// The set that the witness runs with.

@@ -3,7 +3,10 @@
 //! Its RPCs to the agents travel over their control websockets; theirs arrive through
 //! [`Environment::relay`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use group::{CallError, Group, GroupConfig, GroupStorage, Member, Peer, Timings, Transport};
@@ -29,7 +32,7 @@ impl Witness {
         storage: GroupStorage,
         timings: Timings,
     ) -> Result<Self, group::StartError> {
-        let transport = Arc::new(OverControl { environment: environment.clone(), seat });
+        let transport = Arc::new(OverControl { environment: Arc::downgrade(environment), seat });
         let config = GroupConfig { seat, member: Member::Witness, timings };
         let group = Group::start(config, storage, transport).await?;
         let mut watching = JoinSet::new();
@@ -59,7 +62,8 @@ async fn report_changes(group: Group, environment: Arc<Environment>) {
 
 /// The witness' way to the agents.
 struct OverControl {
-    environment: Arc<Environment>,
+    /// It holds the witness, which holds this.
+    environment: Weak<Environment>,
     seat: Seat,
 }
 
@@ -75,8 +79,8 @@ impl Transport for OverControl {
         let group = self.seat.group;
         let link = self
             .environment
-            .registry
-            .route(Seat { group, node: to })
+            .upgrade()
+            .and_then(|environment| environment.registry.route(Seat { group, node: to }))
             .ok_or_else(|| CallError::Unreachable(format!("node {to} is not connected")))?;
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let call = RaftCall { id: 0, group, from: self.seat.node, to, ttl_ms, body };

@@ -49,6 +49,10 @@ impl Keeper {
         };
         let who = Knocking { agent: peer.agent, holder };
         let entering = session.enter(who, hello, numbers, handle.clone(), config)?;
+        if entering.was_missing {
+            let text = format!("Lane {} of the tunnel of {} is back", hello.lane, peer.name);
+            self.note_of(&peer.name, "lane_back", text);
+        }
         Ok(Admitted {
             tunnel: entering.tunnel,
             incoming: entering.incoming,
@@ -73,10 +77,18 @@ impl Keeper {
     /// Gives up the lanes that did not come back in time.
     pub(super) fn expire_further(&mut self, now: Instant) {
         if let Some(session) = &mut self.session {
-            session.expire_further(now);
+            let (gone, name) = (session.expire_further(now), session.name.clone());
+            for lane in gone {
+                let text = format!(
+                    "Lane {lane} of the tunnel of {name} did not come back within tunnel.resume_window: its streams have \
+                     ended, those of the other lanes go on. The log of {name} says why it cannot connect again"
+                );
+                self.note_of(&name, "lane_lost", text);
+            }
         }
         if let Some((session, _)) = &mut self.draining {
-            session.expire_further(now);
+            // Nobody begins lanes there any more; its end is told.
+            drop(session.expire_further(now));
         }
     }
 

@@ -97,6 +97,7 @@ impl Keeper {
                 software: link.hello.software.clone(),
                 system: link.hello.system.clone(),
                 remote: link.remote,
+                certificate_until: link.certificate.not_after,
                 report: link.report(),
             };
             (link.agent, view)
@@ -140,6 +141,7 @@ impl Keeper {
             leader: witness.group.leadership().borrow().leader,
             voters: members.voters.iter().copied().collect(),
             learners: members.learners.iter().copied().collect(),
+            term: status.term,
             last_applied: members.last_applied,
             last_claim: claim.map(|c| ClaimView { epoch: c.epoch, node: c.node, boot: c.boot }),
             timings: status.timings,
@@ -172,6 +174,7 @@ fn severity(code: &str) -> Severity {
         "group_recovered" | "witness_renewed" | "witness_waits" | "witness_stopped" => Severity::Warning,
         "gateway_down" | "event_raised" => Severity::Error,
         "tunnel_lost"
+        | "lane_lost"
         | "candidate_given_up"
         | "switch_failed"
         | "agent_disconnected"
