@@ -46,6 +46,9 @@ pub(crate) enum Unit {
     /// CPU seconds, user and system, for each 10⁹ bytes carried.
     #[serde(rename = "CPU s/GB")]
     CpuSecondsPerGigabyte,
+    /// Milliseconds of a processor in each second.
+    #[serde(rename = "CPU ms/s")]
+    CpuMillisecondsPerSecond,
     /// Of the limit measured in the same round.
     #[serde(rename = "×")]
     Ratio,
@@ -62,6 +65,7 @@ impl Unit {
             Self::MegabytesPerSecond => "MB/s",
             Self::GigabytesPerSecond => "GB/s",
             Self::CpuSecondsPerGigabyte => "CPU s/GB",
+            Self::CpuMillisecondsPerSecond => "CPU ms/s",
             Self::Ratio => "×",
         }
     }

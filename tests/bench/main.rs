@@ -15,6 +15,7 @@ mod ask;
 mod bare;
 mod bulk;
 mod crowd;
+mod environments;
 mod failover;
 mod fair;
 mod figure;
@@ -27,6 +28,7 @@ mod peer;
 mod relay;
 mod report;
 mod stage;
+mod stalls;
 mod stock;
 mod throughput;
 mod usage;
@@ -47,7 +49,7 @@ use crate::stage::Beside;
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How often each measurement is repeated [default: failover 50, alerts and pages 20, crowd and fair 1, others 3]
+    /// How often each measurement is repeated [default: failover 50, alerts and pages 20, crowd, fair and environments 1, others 3]
     #[arg(long, global = true)]
     rounds: Option<NonZeroUsize>,
     /// Leave the programs out: measure the tunnel with nothing around it, and the limits
@@ -56,7 +58,7 @@ struct Args {
     /// Measure encrypted peers too, those that are installed: stunnel, haproxy, ssh -R, rathole
     #[arg(long, global = true)]
     peers: bool,
-    /// Only what has this in its name, of throughput and latency: "1 stream down", "beside"
+    /// Only what has this in its name, of throughput, latency and stalls: "1 stream down", "beside"
     #[arg(long, global = true, default_value = "", hide_default_value = true, value_name = "TEXT")]
     only: String,
     /// Write the JSON document to this file too
@@ -110,9 +112,21 @@ enum What {
         #[arg(long, default_value_t = fair::SECONDS)]
         seconds: u64,
     },
+    /// What well-behaved streams notice of a nuisance: a destination that never reads, connects that nobody answers, ...
+    Stalls {
+        /// How many connects that nobody answers
+        #[arg(long, default_value_t = stalls::CONNECTS)]
+        connects: usize,
+    },
+    /// What an Environment costs central and its agent, and whether all of them cost as much as each
+    Environments {
+        /// How many there are in the end
+        #[arg(long, default_value_t = environments::ENVIRONMENTS)]
+        environments: usize,
+    },
     /// Longer, slower and lossy lines between central and agent, beside the TLS relay. Takes root
     Line,
-    /// Everything above but the lines
+    /// Everything above but the Environments, which take minutes, and the lines
     All,
 }
 
@@ -139,6 +153,8 @@ impl What {
             Self::Crowd { streams } => crowd::measure(or(1), streams, beside.bare).await,
             Self::Pages { process_servers } => pages::measure(or(pages::ROUNDS), process_servers).await,
             Self::Fair { streams, seconds } => fair::measure(or(1), beside, streams, seconds).await,
+            Self::Stalls { connects } => stalls::measure(or(3), connects, only).await,
+            Self::Environments { environments } => environments::measure(or(1), environments).await,
             Self::Line => unreachable!("its hosts are made before the runtime, and so is it measured"),
             Self::All => {
                 let mut all = failover::measure(or(50)).await;
@@ -150,6 +166,7 @@ impl What {
                     all.extend(crowd::measure(or(1), streams, beside.bare).await);
                 }
                 all.extend(fair::measure(or(1), beside, fair::STREAMS, fair::SECONDS).await);
+                all.extend(stalls::measure(or(3), stalls::CONNECTS, only).await);
                 all.extend(pages::measure(or(pages::ROUNDS), pages::PROCESS_SERVERS).await);
                 all
             }
