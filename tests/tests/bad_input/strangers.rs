@@ -149,6 +149,7 @@ async fn connect(
     agent::central::open(identity, path, subprotocol, link::websocket_config())
         .await
         .unwrap_or_else(|error| panic!("an enrolled agent could not connect to {path}: {error:?}"))
+        .socket
 }
 
 /// What an agent is that is enrolled and not running.

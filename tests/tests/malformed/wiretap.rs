@@ -152,7 +152,7 @@ async fn pass(
         (CONTROL_PATH, CONTROL_SUBPROTOCOL, link::websocket_config())
     };
     let config = config.max_write_buffer_size(usize::MAX);
-    let centrals: Socket = agent::central::open(identity, path, subprotocol, config).await.ok()?;
+    let centrals: Socket = agent::central::open(identity, path, subprotocol, config).await.ok()?.socket;
 
     let (to_agent, mut agent_hears) = mpsc::channel(1);
     let (to_central, mut central_hears) = mpsc::channel(1);
