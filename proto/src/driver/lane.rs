@@ -108,6 +108,8 @@ pub fn websocket_config() -> WebSocketConfig {
 
 /// Frames share a message until it has this many bytes; one more may follow.
 const COALESCE_BYTES: usize = 16 * 1024;
+/// An acknowledgement that goes along with other frames: its header and a number.
+const ACK_BYTES: usize = HEADER_BYTES + 8;
 /// The longest message this end sends or takes.
 pub(super) const MESSAGE_MAX_BYTES: usize = COALESCE_BYTES + HEADER_BYTES + PAYLOAD_MAX_BYTES;
 /// A TLS record's worth; rustls hands out no more at once.
@@ -363,6 +365,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
                     break;
                 }
             }
+            if (1..=MESSAGE_MAX_BYTES - ACK_BYTES).contains(&out.message_len())
+                && let Some(ack) = state.mux.poll_ack_along()
+            {
+                ack.encode(out.message());
+            }
             let was_met = state.mux.is_far_ahead() && !state.sources.is_empty();
             (out.message_len(), state.mux.progress(), was_met)
         });
@@ -474,7 +481,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<'_, S> {
         let boot_now = self.shared.config.clock.now();
         let dead_after = self.shared.config.dead_after;
         let (wanted, heard_at) =
-            self.shared.with_from_lane(|state| (state.mux.poll_timeout(), state.heard_at));
+            self.shared.with_from_lane(|state| (state.mux.poll_timeout(now.into_std()), state.heard_at));
         // A little after the deadline, so that the comparison is clear.
         let silence_left = dead_after.saturating_sub(boot_now.saturating_sub(heard_at.unwrap_or(boot_now)))
             + Duration::from_millis(1);

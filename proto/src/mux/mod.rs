@@ -49,6 +49,7 @@ pub use self::flow::{OPEN_CREDIT_BYTES, TUNNEL_CREDIT_BYTES};
 pub use self::limits::Limits;
 pub use self::meter::Meter;
 pub use self::resume::ResumeError;
+use crate::frame::{Body, Frame};
 pub use crate::frame::{Open, Reset, ResetCode, StreamId, Transport};
 
 use self::budget::Budget;
@@ -56,7 +57,7 @@ use self::by_id::ById;
 use self::flow::{Receiving, RecentRoundTrips, Sending};
 use self::resume::{Inbox, Outbox};
 use self::schedule::Schedule;
-use self::stream::{Fin, Opening, Stream};
+use self::stream::{Fin, LITTLE_BYTES, LITTLE_WAIT, Opening, Stream};
 
 /// Which end of the tunnel this is. Decides who gives odd stream numbers, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,7 +313,8 @@ impl Mux {
             Link::Over(reset) => return Err(ResumeError::Over(reset.clone())),
             Link::Detached => {}
         }
-        self.outbox.restart(peer_received)?;
+        let Mux { outbox, streams, events, .. } = self;
+        outbox.restart(peer_received, |frame| arrived(streams, events, frame))?;
         self.inbox.told();
         self.link = Link::Attached;
         Ok(())
@@ -355,12 +357,14 @@ impl Mux {
     }
 
     /// When [`Mux::handle_timeout`] wants to be called, if nothing happens before.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         if self.link != Link::Attached {
             return None;
         }
+        self.time_dribbling(now);
+        let dribbling = self.schedule.dribbling.front().and_then(|(_, until)| *until);
         let ping = self.pings.due.map(|(_, at)| at);
-        [self.inbox.timeout(), ping].into_iter().flatten().min()
+        [self.inbox.timeout(), ping, dribbling].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -371,6 +375,27 @@ impl Mux {
         {
             self.pings.due = None;
             self.make_ping_ready(nonce, now);
+        }
+        self.let_dribble(now);
+    }
+
+    /// Who began to wait since this was asked last, waits from now on.
+    fn time_dribbling(&mut self, now: Instant) {
+        for (_, until) in self.schedule.dribbling.iter_mut().rev().take_while(|(_, until)| until.is_none()) {
+            *until = Some(now + LITTLE_WAIT);
+        }
+    }
+
+    /// Streams that were to gather what they say may say it now.
+    fn let_dribble(&mut self, now: Instant) {
+        self.time_dribbling(now);
+        while let Some((id, _)) =
+            self.schedule.dribbling.pop_front_if(|(_, until)| until.is_some_and(|until| until <= now))
+        {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.queued.dribbling = false;
+            stream.out.waited = stream.dribbles();
+            self.tell_writable(id);
         }
     }
 
@@ -537,6 +562,22 @@ impl Mux {
             self.unsent -= stream.out.unsent.len();
             self.consume_from_tunnel(stream.inn.unread.len() as u64);
         }
+    }
+}
+
+/// A frame of ours has come to the peer: a writer that waited for that need not wait longer.
+fn arrived(streams: &mut ById<Box<Stream>>, events: &mut VecDeque<MuxEvent>, frame: &Frame) {
+    let Body::Data { bytes, .. } = &frame.body else { return };
+    if bytes.len() >= LITTLE_BYTES {
+        return;
+    }
+    let Some(stream) = streams.get_mut(&frame.stream) else { return };
+    let dribbled = stream.dribbles();
+    stream.out.little = stream.out.little.saturating_sub(1);
+    if dribbled && !stream.dribbles() && stream.out.blocked && !stream.told.writable {
+        stream.out.blocked = false;
+        stream.told.writable = true;
+        events.push_back(MuxEvent::Writable(frame.stream));
     }
 }
 

@@ -174,6 +174,8 @@ struct Model {
     id: StreamId,
     opener: usize,
     ends: [End; 2],
+    /// The end that did not open it took it.
+    accepted: bool,
     /// Somebody broke it, or may have.
     broken: bool,
 }
@@ -205,7 +207,8 @@ impl World {
                 if let Some(model) = self.streams.get(stream)
                     && model.ends[1 - model.opener].held
                 {
-                    let _ = self.muxes[1 - model.opener].accept(model.id);
+                    let accepted = self.muxes[1 - model.opener].accept(model.id).is_ok();
+                    self.streams[stream].accepted |= accepted;
                 }
             }
             Deed::Write { stream, side, len } => self.write(stream, side, len),
@@ -232,7 +235,8 @@ impl World {
             Deed::Release { stream, side } => {
                 if let Some(model) = self.held(stream, side) {
                     model.ends[side].held = false;
-                    model.broken |= !(model.ends[side].finished && model.ends[side].saw_end);
+                    let whole = model.ends[side].finished && model.ends[side].saw_end;
+                    model.broken |= !whole || (side != model.opener && !model.accepted);
                     let id = model.id;
                     self.muxes[side].release(id);
                 }
@@ -264,7 +268,7 @@ impl World {
         assert_eq!(id, StreamId(number));
         let mut ends: [End; 2] = Default::default();
         ends[side] = End { held: true, written: len, ..End::default() };
-        self.streams.push(Model { id, opener: side, ends, broken: false });
+        self.streams.push(Model { id, opener: side, ends, accepted: false, broken: false });
     }
 
     fn write(&mut self, stream: usize, side: usize, len: usize) {

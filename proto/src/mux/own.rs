@@ -91,6 +91,10 @@ impl Mux {
                 stream.queued.starved = true;
                 self.schedule.starved.push_back(id);
             }
+            if stream.dribbles() && !stream.queued.dribbling {
+                stream.queued.dribbling = true;
+                self.schedule.dribbling.push_back((id, None));
+            }
         }
         Ok(room)
     }
@@ -185,12 +189,13 @@ impl Mux {
         self.break_stream(id, reset, Unread::Dropped);
     }
 
-    /// Its owner lets go. A stream whose end was seen and sent ends quietly; any other is reset.
+    /// Its owner lets go. A stream whose end was seen and sent ends quietly; any other is reset, one that was never
+    /// accepted too: nothing of it may go out.
     pub fn release(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.broken.is_some() || stream.is_complete() {
             self.forget(id);
-        } else if stream.out.fin == Fin::Queued && stream.is_read_out() {
+        } else if stream.out.fin == Fin::Queued && stream.is_read_out() && !stream.is_offered() {
             stream.released = true; // its last bytes still have to go out
         } else {
             self.reset(id, Reset::new(ResetCode::CANCELLED, "let go before it was finished"));

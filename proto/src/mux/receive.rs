@@ -231,7 +231,8 @@ impl Mux {
         if through == acked {
             return self.spend_idle("ACK", now);
         }
-        self.outbox.acknowledge(through);
+        let Mux { outbox, streams, events, .. } = self;
+        outbox.acknowledge(through, |frame| arrived(streams, events, frame));
         Ok(())
     }
 

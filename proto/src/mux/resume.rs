@@ -96,10 +96,11 @@ impl Outbox {
         Some(frame)
     }
 
-    /// Lets go of everything up to `through`, which the caller has checked.
-    pub(super) fn acknowledge(&mut self, through: u64) {
+    /// Lets go of everything up to `through`, which the caller has checked; `each` sees every frame once more.
+    pub(super) fn acknowledge(&mut self, through: u64, mut each: impl FnMut(&Frame)) {
         while self.kept.front().is_some_and(|frame| frame.seq <= through) {
             if let Some(frame) = self.kept.pop_front() {
+                each(&frame);
                 self.kept_bytes -= frame.encoded_len();
                 self.acked_bytes += frame.encoded_len() as u64;
             }
@@ -111,14 +112,18 @@ impl Outbox {
         }
     }
 
-    pub(super) fn restart(&mut self, peer_received: u64) -> Result<(), ResumeError> {
+    pub(super) fn restart(
+        &mut self,
+        peer_received: u64,
+        each: impl FnMut(&Frame),
+    ) -> Result<(), ResumeError> {
         if peer_received > self.last {
             return Err(ResumeError::NeverSent { claimed: peer_received, sent: self.last });
         }
         if peer_received < self.acked {
             return Err(ResumeError::WentBack { claimed: peer_received, acked: self.acked });
         }
-        self.acknowledge(peer_received);
+        self.acknowledge(peer_received, each);
         self.again = self.kept.len();
         Ok(())
     }
@@ -190,6 +195,12 @@ impl Inbox {
         }
         self.told();
         Some(self.received)
+    }
+
+    /// An acknowledgement of whatever has come, due or not.
+    pub(super) fn take_ack_early(&mut self) -> Option<u64> {
+        self.ack_now |= self.untold_frames > 0;
+        self.take_ack()
     }
 
     /// The peer has learnt (or learns while resuming) how far we came.

@@ -5,6 +5,7 @@
 //! `frame_bytes`, so no stream gets more than that ahead of another.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::frame::{Reset, StreamId};
 
@@ -22,6 +23,9 @@ pub(super) struct Schedule {
     pub(super) resets: VecDeque<(StreamId, Reset)>,
     /// Streams whose writers wait because the whole tunnel holds too much unsent.
     pub(super) starved: VecDeque<StreamId>,
+    /// Streams whose writers wait because much that is small is under way, and until when at most: in order, and only
+    /// the last ones without a time.
+    pub(super) dribbling: VecDeque<(StreamId, Option<Instant>)>,
 }
 
 impl Schedule {

@@ -8,6 +8,7 @@
 //! Either direction ends by itself (FIN); a reset ends both. The entry stays until its owner lets go of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chunks::Chunks;
 use super::flow::{OPEN_CREDIT_BYTES, Receiving, Sending};
@@ -46,7 +47,19 @@ pub(super) struct Outgoing {
     pub(super) fin: Fin,
     /// A writer found no room and waits to hear that there is some.
     pub(super) blocked: bool,
+    /// DATA frames with little in them that the peer has not acknowledged.
+    pub(super) little: u16,
+    /// It has waited long enough: what is written next may be little once more.
+    pub(super) waited: bool,
 }
+
+/// A DATA frame with less is little: it costs both ends hardly less than a large one.
+pub(super) const LITTLE_BYTES: usize = 1024;
+/// With so many of them under way, a stream's writer waits: a moment later it has more to say at once. A question and its
+/// answer never get there, because the answer comes with an acknowledgement.
+const LITTLE_MAX: u16 = 8;
+/// Though never longer than this, however long the line.
+pub(super) const LITTLE_WAIT: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fin {
@@ -72,6 +85,7 @@ pub(super) struct Queued {
     pub(super) control: bool,
     pub(super) data: bool,
     pub(super) starved: bool,
+    pub(super) dribbling: bool,
 }
 
 /// Which events wait to be fetched: each at most once.
@@ -101,6 +115,8 @@ impl Stream {
                 unsent: Chunks::default(),
                 fin: Fin::Open,
                 blocked: false,
+                little: 0,
+                waited: false,
             },
             inn: Incoming { flow: receiving, unread: Chunks::default(), finished: false, window_due: false },
             broken: None,
@@ -111,8 +127,16 @@ impl Stream {
         }
     }
 
+    /// Has it said so much in small pieces that it should gather the next ones first?
+    pub(super) fn dribbles(&self) -> bool {
+        self.out.little >= LITTLE_MAX && !self.out.waited
+    }
+
     /// What its writer may add, given the most it may keep unsent.
     pub(super) fn room(&self, send_buffer: usize) -> usize {
+        if self.dribbles() {
+            return 0;
+        }
         let unsent = self.out.unsent.len();
         let credit = usize::try_from(self.out.flow.available()).unwrap_or(usize::MAX);
         credit.min(send_buffer).saturating_sub(unsent)
@@ -124,6 +148,11 @@ impl Stream {
             Opening::Waiting | Opening::Established => true,
             Opening::Unsent(_) | Opening::Offered(_) | Opening::Answering => false,
         }
+    }
+
+    /// The peer waits for it to be accepted.
+    pub(super) fn is_offered(&self) -> bool {
+        matches!(self.opening, Opening::Offered(_))
     }
 
     pub(super) fn has_to_send(&self) -> bool {

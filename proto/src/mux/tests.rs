@@ -178,7 +178,7 @@ fn acknowledgements_come_after_256_kib_or_25_ms() {
     let frames = pair.transmit(Side::Central);
     pair.deliver(Side::Agent, frames);
     assert_eq!(pair.transmit(Side::Agent), []);
-    assert_eq!(pair.agent.poll_timeout(), Some(pair.now + Duration::from_millis(25)));
+    assert_eq!(pair.agent.poll_timeout(pair.now), Some(pair.now + Duration::from_millis(25)));
     pair.now += Duration::from_millis(25);
     pair.agent.handle_timeout(pair.now);
     assert_eq!(pair.transmit(Side::Agent)[0].body.name(), "ACK");
@@ -201,7 +201,7 @@ fn what_is_more_than_a_little_is_acknowledged_after_2_ms() {
     let frames = pair.transmit(Side::Central);
     pair.deliver(Side::Agent, frames);
     assert_eq!(pair.transmit(Side::Agent), [], "a fast line brings more at once");
-    assert_eq!(pair.agent.poll_timeout(), Some(pair.now + Duration::from_millis(2)));
+    assert_eq!(pair.agent.poll_timeout(pair.now), Some(pair.now + Duration::from_millis(2)));
     pair.now += Duration::from_millis(2);
     pair.agent.handle_timeout(pair.now);
     assert_eq!(pair.transmit(Side::Agent)[0].body.name(), "ACK");
@@ -209,7 +209,11 @@ fn what_is_more_than_a_little_is_acknowledged_after_2_ms() {
     pair.central.write(stream, &[0; 1024]).unwrap();
     let frames = pair.transmit(Side::Central);
     pair.deliver(Side::Agent, frames);
-    assert_eq!(pair.agent.poll_timeout(), Some(pair.now + Duration::from_millis(25)), "a little can wait");
+    assert_eq!(
+        pair.agent.poll_timeout(pair.now),
+        Some(pair.now + Duration::from_millis(25)),
+        "a little can wait"
+    );
 }
 
 #[test]
@@ -253,10 +257,101 @@ fn one_byte_at_a_time_costs_the_receiver_about_a_byte() {
     let mut pair = Pair::new();
     let stream = pair.open("x");
     for _ in 0..1000 {
-        pair.central.write(stream, &[1]).unwrap();
+        pair.acknowledge_all();
+        assert_eq!(pair.central.write(stream, &[1]), Ok(1));
         pair.drive();
     }
     assert_eq!(pair.read_all(Side::Agent, stream), 1000);
+}
+
+// ---- small pieces ----
+
+#[test]
+fn who_says_much_in_small_pieces_gathers_them_until_some_have_arrived() {
+    let mut pair = Pair::new();
+    let stream = dribble(&mut pair);
+    assert_eq!(pair.central.poll_event(), None);
+    pair.acknowledge_all();
+    assert_eq!(pair.central.poll_event(), Some(MuxEvent::Writable(stream)));
+    assert_eq!(pair.central.write(stream, &[1; 500]), Ok(500), "what was gathered goes at once");
+}
+
+#[test]
+fn nobody_gathers_for_longer_than_a_moment_however_long_the_line() {
+    let mut pair = Pair::new();
+    let stream = dribble(&mut pair);
+    let until = pair.central.poll_timeout(pair.now).unwrap();
+    assert_eq!(until, pair.now + Duration::from_millis(1));
+    pair.central.handle_timeout(pair.now);
+    assert_eq!(pair.central.poll_event(), None);
+    pair.central.handle_timeout(until);
+    assert_eq!(pair.central.poll_event(), Some(MuxEvent::Writable(stream)));
+    assert_eq!(pair.central.write(stream, &[1; 500]), Ok(500));
+    pair.transmit(Side::Central);
+    assert_eq!(pair.central.write(stream, &[1]), Ok(0), "and then again");
+    pair.now = until;
+    assert_eq!(pair.central.poll_timeout(pair.now), Some(until + Duration::from_millis(1)));
+}
+
+#[test]
+fn a_question_and_its_answer_never_wait() {
+    let mut pair = Pair::new();
+    let stream = pair.open("redis");
+    for _ in 0..100 {
+        for side in [Side::Central, Side::Agent] {
+            assert_eq!(pair.of(side).write(stream, b"ping or pong"), Ok(12));
+            let mut message = pair.transmit(side);
+            message.extend(pair.of(side).poll_ack_along());
+            let other = if side == Side::Central { Side::Agent } else { Side::Central };
+            pair.deliver(other, message);
+            assert_eq!(pair.read_all(other, stream), 12);
+        }
+    }
+    assert!(pair.central.outbox.kept_frames() <= 1 && pair.agent.outbox.kept_frames() <= 1);
+}
+
+#[test]
+fn large_pieces_are_held_up_by_credit_alone() {
+    let mut pair = Pair::new();
+    let stream = pair.open("backup");
+    for _ in 0..100 {
+        assert_eq!(pair.central.write(stream, &[1; 1024]), Ok(1024));
+        pair.transmit(Side::Central);
+    }
+}
+
+#[test]
+fn an_acknowledgement_goes_along_only_with_news() {
+    let mut pair = Pair::new();
+    pair.open("x");
+    pair.acknowledge_all();
+    assert_eq!(pair.agent.poll_ack_along(), None);
+}
+
+/// A stream whose writer was just told to gather.
+fn dribble(pair: &mut Pair) -> StreamId {
+    let stream = pair.open("x");
+    pair.acknowledge_all();
+    for _ in 0..8 {
+        assert_eq!(pair.central.write(stream, &[1]), Ok(1));
+        pair.drive();
+    }
+    assert_eq!(pair.central.write(stream, &[1]), Ok(0));
+    stream
+}
+
+#[test]
+fn a_stream_that_was_never_accepted_is_reset_when_it_is_let_go() {
+    let mut pair = Pair::new();
+    let stream = pair.central.open(to("x"), Bytes::new()).unwrap();
+    pair.central.finish(stream).unwrap();
+    pair.drive();
+    pair.agent.finish(stream).unwrap();
+    assert_eq!(pair.agent.read(stream, 1), Ok(ReadOutcome::End));
+    pair.agent.release(stream);
+    assert_eq!(pair.agent.stream_count(), 0);
+    pair.drive();
+    assert!(pair.central.broken(stream).is_some(), "nobody waits for an answer");
 }
 
 // ---- cuts ----
@@ -455,7 +550,7 @@ fn ten_pings_owe_one_pong_and_our_own_keep_their_distance() {
 
     let second = pair.central.ping(pair.now);
     assert_eq!(pair.transmit(Side::Central), [], "too soon");
-    let at = pair.central.poll_timeout().unwrap();
+    let at = pair.central.poll_timeout(pair.now).unwrap();
     pair.central.handle_timeout(at);
     let frames = pair.transmit(Side::Central);
     assert_eq!(frames[0].body, Body::Ping { nonce: second });

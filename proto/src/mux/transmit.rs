@@ -28,6 +28,13 @@ impl Mux {
         self.next_control().or_else(|| self.next_data())
     }
 
+    /// An acknowledgement to go along with other frames, if there is anything to acknowledge: whoever answers says at the
+    /// same time that the question has come.
+    pub fn poll_ack_along(&mut self) -> Option<Frame> {
+        let through = (self.link == Link::Attached).then(|| self.inbox.take_ack_early()).flatten()?;
+        Some(Frame { seq: 0, stream: StreamId::TUNNEL, body: Body::Ack { through } })
+    }
+
     fn next_unnumbered(&mut self) -> Option<Body> {
         if let Some(nonce) = self.pings.pong_owed.take() {
             return Some(Body::Pong { nonce });
@@ -120,6 +127,8 @@ impl Mux {
             if fin {
                 stream.out.fin = Fin::Sent;
             }
+            stream.out.waited = false;
+            stream.out.little = stream.out.little.saturating_add(u16::from(len < LITTLE_BYTES));
             let frame = self.outbox.number(id, Body::Data { bytes, fin });
             self.count_sent(id, len);
             self.queue_data(id);

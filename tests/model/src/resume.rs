@@ -288,7 +288,7 @@ impl Resume {
 
     fn wait(&self, state: &mut State, end: usize) -> Option<()> {
         let mux = &mut state.ends[end].mux;
-        let due = mux.poll_timeout()?;
+        let due = mux.poll_timeout(*NOW)?;
         mux.handle_timeout(due);
         Some(())
     }
