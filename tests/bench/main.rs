@@ -23,6 +23,7 @@ mod idle;
 mod latency;
 mod line;
 mod machine;
+mod nuisance;
 mod pages;
 mod peer;
 mod relay;
@@ -73,6 +74,9 @@ enum Command {
     /// One process of the relays to compare with
     #[command(hide = true)]
     RelayHop(relay::HopArgs),
+    /// Clients that are a nuisance
+    #[command(hide = true)]
+    Nuisance(nuisance::NuisanceArgs),
 }
 
 #[derive(Subcommand, Clone, Copy)]
@@ -177,6 +181,10 @@ impl What {
 async fn run(args: Args, network: Option<&line::Network>) -> ExitCode {
     let what = match args.command {
         Some(Command::RelayHop(args)) => return relay_hop(args).await,
+        Some(Command::Nuisance(args)) => {
+            nuisance::run(args).await;
+            return ExitCode::SUCCESS;
+        }
         Some(Command::Measure(what)) => what,
         None => What::All,
     };

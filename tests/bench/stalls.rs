@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::ask::Asker;
 use crate::bulk::{Destination, pour};
 use crate::figure::{Figure, Statistic, Unit, percentile};
+use crate::nuisance::{CHURNERS, Clients, DRIBBLERS, Kind};
 use crate::relay::{Between, TwoHops};
 
 const NAME: &str = "stalls";
@@ -36,8 +37,6 @@ const SOON: Duration = Duration::from_secs(60);
 const DEAF_STREAMS: usize = 100;
 /// Connects that nobody answers, where nothing else is said.
 pub(crate) const CONNECTS: usize = 10_000;
-const DRIBBLERS: usize = 8;
-const CHURNERS: usize = 2;
 
 /// What is measured of each nuisance: how much of the offered load is served, its p99, and a greedy stream's speed, all
 /// as ratios.
@@ -148,6 +147,17 @@ impl Nuisance {
     }
 }
 
+impl Nuisance {
+    /// The clients it is made of, where it is made of nothing else.
+    fn of_clients(self) -> Option<Kind> {
+        match self {
+            Self::SingleBytes => Some(Kind::Dribble),
+            Self::OpenedAndReset => Some(Kind::Churn),
+            Self::NeverReads | Self::NobodyAnswers | Self::SlowDisk => None,
+        }
+    }
+}
+
 /// What well-behaved clients got in one look.
 struct Look {
     /// Of what they would have asked at their pace.
@@ -227,21 +237,17 @@ impl Stage {
     /// The same nuisance to the relay's clients, if it is one that a relay can meet.
     async fn relayed(&self, nuisance: Nuisance) -> Option<Beside> {
         let relay = self.relay.addr();
-        let begin: fn(SocketAddr) -> JoinSet<()> = match nuisance {
-            Nuisance::SingleBytes => dribblers,
-            Nuisance::OpenedAndReset => churners,
-            Nuisance::NeverReads | Nuisance::NobodyAnswers | Nuisance::SlowDisk => return None,
-        };
+        let kind = nuisance.of_clients()?;
         let alone = look(relay).await;
-        let mut going = begin(relay);
+        let going = Clients::start(kind, relay);
         let beside = look(relay).await;
-        going.shutdown().await;
+        drop(going);
         Some(Beside::of(&alone, &beside))
     }
 
     /// Goes on until the answer is dropped.
     async fn begin(&self, nuisance: Nuisance) -> Going {
-        let mut going = JoinSet::new();
+        let (mut going, mut clients) = (JoinSet::new(), None);
         match nuisance {
             Nuisance::NeverReads => {
                 for _ in 0..DEAF_STREAMS {
@@ -268,11 +274,12 @@ impl Stage {
                 // The agent gives up as many as come new.
                 self.until_streams(self.connects / 2).await;
             }
-            Nuisance::SingleBytes => {
-                going = dribblers(self.bulk);
-                self.until_streams(DRIBBLERS).await;
+            Nuisance::SingleBytes | Nuisance::OpenedAndReset => {
+                clients = nuisance.of_clients().map(|kind| Clients::start(kind, self.bulk));
+                if nuisance == Nuisance::SingleBytes {
+                    self.until_streams(DRIBBLERS).await;
+                }
             }
-            Nuisance::OpenedAndReset => going = churners(self.bulk),
             Nuisance::SlowDisk => {
                 self.disk.slow(true);
                 let api = self.hosts.api().clone();
@@ -285,7 +292,11 @@ impl Stage {
                 });
             }
         }
-        Going { _tasks: going, disk: (nuisance == Nuisance::SlowDisk).then(|| self.disk.clone()) }
+        Going {
+            _tasks: going,
+            _clients: clients,
+            disk: (nuisance == Nuisance::SlowDisk).then(|| self.disk.clone()),
+        }
     }
 
     async fn streams(&self) -> usize {
@@ -314,6 +325,7 @@ impl Stage {
 /// A nuisance. Dropped, it ends.
 struct Going {
     _tasks: JoinSet<()>,
+    _clients: Option<Clients>,
     disk: Option<SlowDisk>,
 }
 
@@ -357,41 +369,6 @@ async fn paced(addr: SocketAddr) -> (Vec<Duration>, usize) {
     }
     let asked = CLIENTS * (LONG.as_millis() / PACE.as_millis()) as usize;
     (running.join_all().await.concat(), asked)
-}
-
-fn dribblers(at: SocketAddr) -> JoinSet<()> {
-    (0..DRIBBLERS).map(|_| dribble(at)).collect()
-}
-
-fn churners(at: SocketAddr) -> JoinSet<()> {
-    (0..CHURNERS).map(|_| churn(at)).collect()
-}
-
-/// Streams that are reset as soon as they are there.
-async fn churn(at: SocketAddr) {
-    while let Ok(stream) = TcpStream::connect(at).await {
-        if stream.set_zero_linger().is_err() {
-            break;
-        }
-    }
-}
-
-/// Single bytes, each a write of its own, there and back.
-async fn dribble(addr: SocketAddr) {
-    let mut stream = TcpStream::connect(addr).await.expect("central accepts");
-    stream.set_nodelay(true).expect("a socket takes its option");
-    stream.write_all(&crate::bulk::request(b'e', 1)).await.expect("it goes on");
-    let (mut read, mut write) = stream.into_split();
-    let reading = async {
-        let mut heard = [0; 4096];
-        while read.read(&mut heard).await.is_ok_and(|length| length > 0) {}
-    };
-    let writing = async {
-        while write.write_all(&[1]).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::join!(reading, writing);
 }
 
 /// A disk whose every sync takes half a second longer while it is told so: a library that stands before libc's.
