@@ -14,7 +14,7 @@ use crate::{
     args::{Alerts as Command, Maintenance},
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, or_dash},
+    screen::{Screen, moment, or_dash},
 };
 
 /// The largest file of settings; central takes as much.
@@ -50,6 +50,7 @@ struct Delivery {
     id: String,
     endpoint: String,
     alert: Alert,
+    #[serde(deserialize_with = "moment")]
     created_at: String,
     state: State,
     tries: u32,

@@ -7,7 +7,7 @@ use crate::{
     args::Enrollment as Command,
     client::{Client, read},
     failure::Failure,
-    screen::Screen,
+    screen::{Screen, moment},
     secret_file::NewFile,
 };
 
@@ -16,6 +16,7 @@ use crate::{
 struct EnrollmentToken {
     token: String,
     name: Option<String>,
+    #[serde(deserialize_with = "moment")]
     expires_at: String,
     /// Where agents find central, as far as it knows.
     central: Option<String>,

@@ -9,7 +9,7 @@ use crate::{
     args::Events,
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, plain},
+    screen::{Screen, moment, plain},
 };
 
 /// How soon a follower comes back whose stream ended: central ends each after a while, and when it stops.
@@ -19,6 +19,7 @@ const COME_BACK: Duration = Duration::from_secs(1);
 #[derive(Deserialize)]
 struct Event {
     seq: u64,
+    #[serde(deserialize_with = "moment")]
     at: String,
     severity: String,
     code: String,

@@ -5,6 +5,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{Table, presets::NOTHING};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -76,6 +77,23 @@ impl Screen {
     }
 }
 
+/// A moment as central writes it, for people: to the millisecond.
+pub(crate) fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(to_the_millisecond)
+}
+
+/// The same for one that need not be there.
+pub(crate) fn maybe_moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(to_the_millisecond))
+}
+
+fn to_the_millisecond(at: String) -> String {
+    let Some((whole, fraction)) = at.split_once('.') else { return at };
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, zone) = fraction.split_at(digits);
+    format!("{whole}.{}{zone}", &digits[..digits.len().min(3)])
+}
+
 /// Text from central may hold what an agent or a destination said: control characters in it
 /// must not reach a terminal.
 pub(crate) fn plain(text: &str) -> String {
@@ -103,6 +121,14 @@ mod tests {
     #[test]
     fn what_a_stranger_said_cannot_drive_the_terminal() {
         assert_eq!(plain("refused \u{1b}[2J\u{7}"), "refused \u{fffd}[2J\u{fffd}");
+    }
+
+    #[test]
+    fn a_moment_reads_to_the_millisecond() {
+        let shown = |at: &str| to_the_millisecond(at.to_owned());
+        assert_eq!(shown("2026-11-22T12:28:58.922152516Z"), "2026-11-22T12:28:58.922Z");
+        assert_eq!(shown("2026-11-22T12:28:58.9+01:00"), "2026-11-22T12:28:58.9+01:00");
+        assert_eq!(shown("2026-11-22T12:28:58Z"), "2026-11-22T12:28:58Z");
     }
 
     #[test]

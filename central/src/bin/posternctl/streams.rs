@@ -7,7 +7,7 @@ use crate::{
     args::Streams as Command,
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, or_dash},
+    screen::{Screen, moment, or_dash},
 };
 
 #[derive(Debug, Deserialize)]
@@ -28,6 +28,7 @@ struct Closed {
     id: Option<String>,
     destination: String,
     client: String,
+    #[serde(deserialize_with = "moment")]
     ended_at: String,
     outcome: String,
     parked_ms: u64,

@@ -7,7 +7,7 @@ use crate::{
     args::Tokens,
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, or_dash},
+    screen::{Screen, maybe_moment, moment, or_dash},
     secret_file::NewFile,
 };
 
@@ -17,9 +17,12 @@ struct ApiToken {
     id: String,
     name: Option<String>,
     role: String,
+    #[serde(deserialize_with = "moment")]
     created_at: String,
+    #[serde(default, deserialize_with = "maybe_moment")]
     expires_at: Option<String>,
     created_by: Option<String>,
+    #[serde(default, deserialize_with = "maybe_moment")]
     last_used: Option<String>,
 }
 
@@ -29,6 +32,7 @@ struct NewToken {
     id: String,
     token: String,
     role: String,
+    #[serde(default, deserialize_with = "maybe_moment")]
     expires_at: Option<String>,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     args::Users,
     client::{Client, read},
     failure::Failure,
-    screen::{Screen, or_dash, yes},
+    screen::{Screen, moment, or_dash, yes},
     secret_file,
 };
 
@@ -24,6 +24,7 @@ struct User {
     sign_in: Option<String>,
     #[serde(default)]
     account: Option<Account>,
+    #[serde(deserialize_with = "moment")]
     created_at: String,
     last_sign_in: Option<String>,
     sessions: usize,
@@ -39,8 +40,11 @@ struct Account {
 #[derive(Deserialize)]
 struct Session {
     id: String,
+    #[serde(deserialize_with = "moment")]
     created_at: String,
+    #[serde(deserialize_with = "moment")]
     last_seen: String,
+    #[serde(deserialize_with = "moment")]
     expires_at: String,
     from: Option<String>,
     user_agent: Option<String>,
