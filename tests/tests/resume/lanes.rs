@@ -18,6 +18,9 @@ const FOUR_LANES: &str = "ping_interval = \"1s\"\ndead_after = \"3s\"\nresume_wi
 /// The other lanes have answered long before.
 const NOTICED_LATE: &str =
     "ping_interval = \"3s\"\ndead_after = \"10s\"\nresume_window = \"60s\"\nlanes = 4\n";
+/// A lane is given up soon.
+const GIVEN_UP_SOON: &str =
+    "ping_interval = \"1s\"\ndead_after = \"3s\"\nresume_window = \"3s\"\nlanes = 4\n";
 /// A standby takes over before streams give up.
 const TAKE_OVER_FIRST: &str = "ping_interval = \"1s\"\ndead_after = \"3s\"\nresume_window = \"30s\"\nlanes = 4\n\
                                \n[agent]\ngive_way_after = \"2s\"\n";
@@ -81,6 +84,34 @@ async fn a_lane_that_is_lost_holds_up_its_own_streams_and_no_others() {
     talks.rest().await;
     talks.ask(2 * LANES).await;
     until_lanes(&site, LANES).await;
+}
+
+#[tokio::test]
+async fn a_lane_that_does_not_come_back_in_time_is_told_once_and_so_is_its_return() {
+    let site = site(&["alpha"], GIVEN_UP_SOON, echo().await).await;
+    until_lanes(&site, LANES).await;
+    let talks = Talks::begin(&site, 2 * LANES).await;
+
+    site.link("alpha").refuse_new(true);
+    lanes(&site, "alpha")[2].cut();
+    until_told(&site, "lane_lost").await;
+    let mut ended = 0;
+    for mut stream in talks.quiet {
+        // One whose reset is here already refuses the question, the others answer it.
+        let asked = stream.write_all(b"ping").await;
+        let answered = timeout(SOON, stream.read_exact(&mut [0; 4])).await.expect("an answer or an end");
+        ended += usize::from(asked.and(answered.map(drop)).is_err());
+    }
+    assert_eq!(ended, 2, "the streams of that lane ended, those of the others go on");
+    assert_eq!(up(&site).await, LANES - 1);
+
+    site.link("alpha").refuse_new(false);
+    until_told(&site, "lane_back").await;
+    until_lanes(&site, LANES).await;
+    Talks::begin(&site, 2 * LANES).await.ask(2 * LANES).await;
+    let events = site.api().get("/events").await.to_string();
+    let told = ["\"lane_lost\"", "\"lane_back\""].map(|code| events.matches(code).count());
+    assert_eq!(told, [1, 1], "{events}");
 }
 
 #[tokio::test]
@@ -163,6 +194,14 @@ async fn up(site: &Site) -> usize {
 async fn until_lanes(site: &Site, count: usize) {
     wait_until(&format!("there are {count} lanes"), SOON, async || (up(site).await == count).then_some(()))
         .await;
+}
+
+async fn until_told(site: &Site, code: &str) {
+    wait_until(&format!("{code} is told"), SOON, async || {
+        let events = site.api().get("/events").await.to_string();
+        events.contains(&format!("\"{code}\"")).then_some(())
+    })
+    .await;
 }
 
 /// A destination that says everything back.
