@@ -59,6 +59,9 @@ struct Args {
     /// Measure encrypted peers too, those that are installed: stunnel, haproxy, ssh -R, rathole
     #[arg(long, global = true)]
     peers: bool,
+    /// Measure a second gateway, whose tunnel has so many lanes, in throughput, latency and fair
+    #[arg(long, global = true, value_name = "LANES", value_parser = clap::value_parser!(u8).range(2..=8))]
+    lanes: Option<u8>,
     /// Only what has this in its name, of throughput, latency and stalls: "1 stream down", "beside"
     #[arg(long, global = true, default_value = "", hide_default_value = true, value_name = "TEXT")]
     only: String,
@@ -192,7 +195,7 @@ async fn run(args: Args, network: Option<&line::Network>) -> ExitCode {
         eprintln!("This is a debug build: the figures show that the bench runs, and nothing else.");
     }
     let mut report = Report::begin(if args.peers { peer::absent() } else { Vec::new() });
-    let beside = Beside { bare: args.bare, peers: args.peers };
+    let beside = Beside { bare: args.bare, peers: args.peers, lanes: args.lanes };
     let figures = match network {
         Some(network) => {
             line::measure(args.rounds.map_or(3, NonZeroUsize::get), network, beside, &args.only).await

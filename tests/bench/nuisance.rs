@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use clap::ValueEnum;
+use postern_tests::needs;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -38,7 +39,7 @@ impl Clients {
     pub(crate) fn start(kind: Kind, at: SocketAddr) -> Self {
         let kind = kind.to_possible_value().expect("no kind is hidden");
         // A session of its own: where the kernel groups processes by session, niceness counts within one only.
-        let child = Command::new("setsid")
+        let child = Command::new(needs::command("setsid", "util-linux"))
             .args(["nice", "-n", "19"])
             .arg(std::env::current_exe().expect("a process knows its executable"))
             .args(["nuisance", kind.get_name(), &at.to_string()])

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use postern_tests::Folder;
+use postern_tests::{Folder, needs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -149,15 +149,13 @@ struct Hop {
 impl Hop {
     fn start(target: SocketAddr, speaks: Option<Speaks>, pem: Option<&Path>, start: Start<'_>) -> Self {
         let us = std::env::current_exe().expect("a process knows its executable");
-        let mut command = match start.namespace {
-            // It becomes the program, so the process id stays.
-            Some(namespace) => {
-                let mut ip = Command::new("ip");
-                ip.args(["netns", "exec", namespace]).arg(us);
-                ip
-            }
-            None => Command::new(us),
-        };
+        // A session of its own, as the gateway's programs have: where the kernel groups processes by session, each gets
+        // its group's share. Both commands become the program, so the process id stays.
+        let mut command = Command::new(needs::command("setsid", "util-linux"));
+        if let Some(namespace) = start.namespace {
+            command.args(["ip", "netns", "exec", namespace]);
+        }
+        command.arg(us);
         command.args(["relay-hop", &target.to_string()]);
         if let Some(speaks) = speaks.and_then(|speaks| speaks.to_possible_value()) {
             command.args(["--speaks", speaks.get_name()]);

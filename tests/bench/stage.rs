@@ -1,8 +1,9 @@
 //! The ways to one destination that are compared: through the gateway, through the two limits, through peers.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use postern_tests::Dev;
+use postern_tests::{Dev, Hosts, wait_until};
 
 use crate::bulk::{Destination, Direction, transfer};
 use crate::peer::{Kind, Peer};
@@ -18,15 +19,18 @@ pub(crate) struct Beside {
     pub(crate) bare: bool,
     /// Every encrypted peer that is installed.
     pub(crate) peers: bool,
+    /// A second gateway, whose tunnel has so many lanes.
+    pub(crate) lanes: Option<u8>,
 }
 
 /// One gateway, the tunnel alone, both relays and the peers, in front of the same destination. Dropped, all of it ends.
 pub(crate) struct Stage {
-    /// Ours first: the gateway, if it is there; then the TLS relay, the plain one, the tunnel alone, peers.
+    /// Ours first: the gateway, if it is there; then the TLS relay, the plain one, the tunnel alone, the gateway with lanes, peers.
     pub(crate) ways: Vec<Way>,
     _relays: Vec<TwoHops>,
     _peers: Vec<Peer>,
     _dev: Option<Dev>,
+    _lanes: Option<Hosts>,
     _destination: Destination,
 }
 
@@ -40,7 +44,7 @@ pub(crate) struct Way {
 }
 
 impl Stage {
-    pub(crate) async fn set(Beside { bare, peers: with_peers }: Beside) -> Self {
+    pub(crate) async fn set(Beside { bare, peers: with_peers, lanes }: Beside) -> Self {
         let destination = Destination::start().await;
         let target = destination.addr();
         let mut relays = Vec::new();
@@ -65,6 +69,12 @@ impl Stage {
             ways.insert(0, Way { name: "gateway", addr: gateway.listen("bulk"), pids, peer: false });
             dev = Some(gateway);
         }
+        let mut many_lanes = None;
+        if let Some(lanes) = lanes {
+            let (gateway, way) = of_lanes(lanes, target).await;
+            ways.push(way);
+            many_lanes = Some(gateway);
+        }
         let mut peers = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| with_peers && kind.is_installed()) {
             let peer = Peer::to(target, kind).await;
@@ -75,7 +85,14 @@ impl Stage {
             transfer(way.addr, Direction::Down, 1, WARM_UP_BYTES).await;
             transfer(way.addr, Direction::Up, 1, WARM_UP_BYTES).await;
         }
-        Self { ways, _relays: relays, _peers: peers, _dev: dev, _destination: destination }
+        Self {
+            ways,
+            _relays: relays,
+            _peers: peers,
+            _dev: dev,
+            _lanes: many_lanes,
+            _destination: destination,
+        }
     }
 
     /// In each round, ours as a ratio of the best peer's; empty without peers. `samples` are by way, then round.
@@ -93,6 +110,19 @@ impl Stage {
         });
         ratios.collect()
     }
+}
+
+/// A gateway whose tunnel has so many lanes, all of them up.
+async fn of_lanes(lanes: u8, target: SocketAddr) -> (Hosts, Way) {
+    let gateway = Hosts::up(&["alpha"], &format!("lanes = {lanes}\n")).await;
+    wait_until("every lane is up", Duration::from_secs(60), async || {
+        let up = &gateway.api().get("/gateway").await["lanes"];
+        (up.as_u64() == Some(lanes.into())).then_some(())
+    })
+    .await;
+    let addr = gateway.destination("bulk", target).await;
+    let pids = vec![gateway.central_pid(), gateway.pid("alpha")];
+    (gateway, Way { name: "gateway with lanes", addr, pids, peer: false })
 }
 
 /// Which of several figures is the best one.
