@@ -215,7 +215,9 @@ impl UnderWay {
         if waited > may_wait && !slower && self.resting == 0 {
             let less = (seen.most / 8 * 7).max(BOUND_MIN_BYTES);
             if self.bound.is_none_or(|bound| less < bound) {
-                self.trying = Some(self.bound.map(|bound| bound.min(seen.most / 8 * 9)));
+                // What was under way may have been less than the least, for want of anything to send.
+                let before = (seen.most / 8 * 9).max(BOUND_MIN_BYTES);
+                self.trying = Some(self.bound.map(|bound| bound.min(before)));
                 self.bound = Some(less);
             }
         } else if (waited < may_wait / 2 || slower) && seen.was_met {

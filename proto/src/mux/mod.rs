@@ -520,12 +520,7 @@ impl Mux {
     }
 
     fn tell_writable(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.out.blocked
-            && !stream.told.writable
-        {
-            stream.out.blocked = false;
-            stream.told.writable = true;
+        if self.streams.get_mut(&id).is_some_and(|stream| stream.unblock()) {
             self.events.push_back(MuxEvent::Writable(id));
         }
     }
@@ -574,9 +569,7 @@ fn arrived(streams: &mut ById<Box<Stream>>, events: &mut VecDeque<MuxEvent>, fra
     let Some(stream) = streams.get_mut(&frame.stream) else { return };
     let dribbled = stream.dribbles();
     stream.out.little = stream.out.little.saturating_sub(1);
-    if dribbled && !stream.dribbles() && stream.out.blocked && !stream.told.writable {
-        stream.out.blocked = false;
-        stream.told.writable = true;
+    if dribbled && !stream.dribbles() && stream.unblock() {
         events.push_back(MuxEvent::Writable(frame.stream));
     }
 }

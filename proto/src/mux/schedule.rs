@@ -24,7 +24,7 @@ pub(super) struct Schedule {
     /// Streams whose writers wait because the whole tunnel holds too much unsent.
     pub(super) starved: VecDeque<StreamId>,
     /// Streams whose writers wait because much that is small is under way, and until when at most: in order, and only
-    /// the last ones without a time.
+    /// the last ones without a time. One that is gone stands here until its time has come.
     pub(super) dribbling: VecDeque<(StreamId, Option<Instant>)>,
 }
 

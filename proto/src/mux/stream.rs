@@ -132,6 +132,15 @@ impl Stream {
         self.out.little >= LITTLE_MAX && !self.out.waited
     }
 
+    /// Its writer may try again; true if it waits for that and has not been told yet.
+    pub(super) fn unblock(&mut self) -> bool {
+        let news = self.out.blocked && !self.told.writable;
+        if news {
+            (self.out.blocked, self.told.writable) = (false, true);
+        }
+        news
+    }
+
     /// What its writer may add, given the most it may keep unsent.
     pub(super) fn room(&self, send_buffer: usize) -> usize {
         if self.dribbles() {
