@@ -212,6 +212,9 @@ impl Keeper {
         );
         let gap_ms = u64::try_from(gap_ms).unwrap_or(u64::MAX);
         self.chronicle.ended(&name, gap_ms, epoch, OffsetDateTime::now_utc());
+        // Streams flow from here on: who is told must not wait for what a slow disk has yet to write.
+        self.tell_report();
+        self.show();
     }
 
     /// Lets new streams into the tunnel that lives, unless the group is being dissolved.
