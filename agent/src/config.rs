@@ -26,6 +26,7 @@ use crate::{
         address::Network,
         allow_list::{AllowList, Entry},
     },
+    proxy::{Credentials, Proxy, ProxyUrl},
 };
 pub use program::{
     Mistake,
@@ -41,6 +42,8 @@ const PEER_PORT: u16 = 7431;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub data_dir: PathBuf,
+    /// Through which central is reached, and nothing else; `None`: it is reached directly.
+    pub proxy: Option<Proxy>,
     pub allow: AllowSource,
     /// How long one destination has to accept a connection.
     pub dial_timeout: Duration,
@@ -114,6 +117,8 @@ impl Config {
             (Some(listed), None) => AllowSource::File(data_dir.join(listed.into_inner())),
             (None, None) => AllowSource::File(data_dir.join("allow-list.toml")),
         };
+        let proxy = file.central.proxy(data_dir);
+        let proxy = proxy.map_err(|(at, error)| Mistake::at(path, text, at, &error))?;
         let traces = file.traces.read(data_dir);
         let traces = traces.map_err(|(at, error)| Mistake::at(path, text, at, &error))?;
         let alerts = match file.alerts.endpoints {
@@ -126,6 +131,7 @@ impl Config {
         };
         Ok(Self {
             data_dir: data_dir.to_owned(),
+            proxy,
             allow,
             dial_timeout: file.dial.timeout,
             peers: file.peers.into(),
@@ -164,6 +170,8 @@ struct File {
     allow: Option<toml::Spanned<Vec<Entry>>>,
     allow_list: Option<toml::Spanned<PathBuf>>,
     #[serde(default)]
+    central: CentralTable,
+    #[serde(default)]
     dial: DialTable,
     // The singular is an easy slip and means the same.
     #[serde(default, alias = "peer")]
@@ -176,6 +184,31 @@ struct File {
     traces: TracesTable,
     #[serde(default)]
     log: LogTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct CentralTable {
+    #[serde(deserialize_with = "proxy_url")]
+    proxy: Option<ProxyUrl>,
+    proxy_credentials_file: Option<toml::Spanned<PathBuf>>,
+}
+
+impl CentralTable {
+    /// As [`TracesTable::read`]. The file is read once to find a mistake before anything is started.
+    fn proxy(self, data_dir: &Path) -> Result<Option<Proxy>, (usize, String)> {
+        match (self.proxy, self.proxy_credentials_file) {
+            (None, None) => Ok(None),
+            (None, Some(file)) => {
+                Err((file.span().start, "these credentials are for no proxy: set 'proxy' too".to_owned()))
+            }
+            (Some(url), file) => {
+                let credentials_file =
+                    named(file, data_dir, |path| Credentials::read(path).map(|_| path.to_owned()))?;
+                Ok(Some(Proxy { url, credentials_file }))
+            }
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -282,6 +315,10 @@ fn named<T, E: fmt::Display>(
     let Some(given) = given else { return Ok(None) };
     let at = given.span().start;
     read(&data_dir.join(given.into_inner())).map(Some).map_err(|error| (at, error.to_string()))
+}
+
+fn proxy_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProxyUrl>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn collector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Endpoint>, D::Error> {
@@ -419,6 +456,15 @@ mod tests {
             ("[traces]\nsample = 2", "agent.toml:2:10", "from 0 (none) to 1 (all)"),
             ("[traces]\nendpoint = \"otel:4317\"", "agent.toml:2:12", "http or https"),
             ("[traces]\nheaders_file = \"moon\"", "agent.toml:2:16", "/data/moon cannot be read"),
+            ("[central]\nproxy = \"socks5://p:1\"", "agent.toml:2:9", "only HTTP proxies"),
+            ("[central]\nproxy = \"http://u:p@p:1\"", "agent.toml:2:9", "a file of mode 0600"),
+            ("[central]\nproxi = \"http://p:1\"", "agent.toml:2:1", "did you mean 'proxy'?"),
+            ("[central]\nproxy_credentials_file = \"x\"", "agent.toml:2:26", "set 'proxy' too"),
+            (
+                "[central]\nproxy = \"http://p:1\"\nproxy_credentials_file = \"moon\"",
+                "agent.toml:3:26",
+                "/data/moon cannot be read",
+            ),
             ("x = = 1", "agent.toml:1:5", ""),
         ] {
             let mistake = parse(text).unwrap_err().to_string();

@@ -21,12 +21,15 @@ use crate::{
     config::{AllowSource, Config, read_allow_list},
     identity::{
         Identity,
-        central::{connect_central, resolve},
+        central::{connect_central, reach, resolve},
     },
     status,
 };
 use program::explain;
 
+/// The questions about the way to central, in their order.
+const WAY_TO_CENTRAL: [&str; 4] = ["proxy", "central's name", "central", "clock"];
+const CONFIGURATION_FIRST: &str = "the configuration comes first";
 /// How long central may take to tell its time.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,24 +88,28 @@ impl Findings {
     fn skip(&mut self, subject: &'static str, why: &str) {
         self.0.push(Finding { verdict: Verdict::Skip, subject, details: why.to_owned() });
     }
+
+    fn skip_all(&mut self, subjects: &[&'static str], why: &str) {
+        subjects.iter().for_each(|subject| self.skip(subject, why));
+    }
 }
 
 async fn examine(data_dir: &Path, config: Option<&Path>) -> Vec<Finding> {
     let mut findings = Findings::default();
     findings.note("data directory", folder(data_dir));
-    match findings.note("configuration", settings(data_dir, config)) {
+    let config = findings.note("configuration", settings(data_dir, config));
+    match &config {
         Some(config) => {
             findings.note("allow-list", allow_list(&config.allow));
         }
-        None => findings.skip("allow-list", "the configuration comes first"),
+        None => findings.skip("allow-list", CONFIGURATION_FIRST),
     }
-    match findings.note("identity", identity(data_dir)) {
-        Some(identity) => way_to_central(&identity, &mut findings).await,
-        None => {
-            for subject in ["central's name", "central", "clock"] {
-                findings.skip(subject, "the identity comes first");
-            }
+    match (findings.note("identity", identity(data_dir)), config) {
+        (Some(identity), Some(config)) => {
+            way_to_central(&identity.through(config.proxy), &mut findings).await;
         }
+        (None, _) => findings.skip_all(&WAY_TO_CENTRAL, "the identity comes first"),
+        (Some(_), None) => findings.skip_all(&WAY_TO_CENTRAL, CONFIGURATION_FIRST),
     }
     match status::ask(data_dir).await {
         Ok(snapshot) => {
@@ -181,25 +188,45 @@ fn identity(data_dir: &Path) -> Result<(Identity, String), String> {
 }
 
 async fn way_to_central(identity: &Identity, findings: &mut Findings) {
+    let [proxy, name, central, clock] = WAY_TO_CENTRAL;
     let url = &identity.central;
-    let addrs = resolve(url).await.map_err(|e| explain(&e)).map(|addrs| {
-        let list: Vec<_> = addrs.iter().map(|addr| addr.ip().to_string()).collect();
-        ((), format!("{} is {}", url.host(), list.join(", ")))
-    });
-    if findings.note("central's name", addrs).is_none() {
-        findings.skip("central", "its name comes first");
-        findings.skip("clock", "it is compared with central's");
-        return;
-    }
-    let connected = connect_central(url, identity, &identity.segments.line()).await.map_err(|e| explain(&e));
-    let connected = connected.map(|stream| (stream, format!("{url} is reached over TLS with the pinned CA")));
-    match findings.note("central", connected) {
-        None => findings.skip("clock", "it is compared with central's"),
+    let line = identity.segments.line();
+    let connected = match &identity.proxy {
+        None => {
+            findings.skip(proxy, "none is set, and HTTPS_PROXY is not followed: central is reached directly");
+            let addrs = resolve(url).await.map_err(|e| explain(&e)).map(|addrs| {
+                let list: Vec<_> = addrs.iter().map(|addr| addr.ip().to_string()).collect();
+                ((), format!("{} is {}", url.host(), list.join(", ")))
+            });
+            if findings.note(name, addrs).is_none() {
+                findings.skip(central, "its name comes first");
+                findings.skip(clock, "it is compared with central's");
+                return;
+            }
+            connect_central(url, identity, &line).await
+        }
+        Some(through) => {
+            let reached = reach(url, Some(through), &line).await.map_err(|e| explain(&e));
+            let reached =
+                reached.map(|reached| (reached, format!("{through} opens the way to {}", url.authority())));
+            let Some(reached) = findings.note(proxy, reached) else {
+                findings.skip_all(&[name, central, clock], "the proxy comes first");
+                return;
+            };
+            findings.skip(name, "the proxy looks it up");
+            reached.secure(identity.tls.clone(), &line).await
+        }
+    };
+    let connected = connected
+        .map(|stream| (stream, format!("{url} is reached over TLS with the pinned CA")))
+        .map_err(|e| explain(&e));
+    match findings.note(central, connected) {
+        None => findings.skip(clock, "it is compared with central's"),
         Some(stream) => match time_of(stream, &url.authority()).await {
             Some(theirs) => {
-                findings.note("clock", compare(SystemTime::now(), theirs));
+                findings.note(clock, compare(SystemTime::now(), theirs));
             }
-            None => findings.skip("clock", "central did not tell its time"),
+            None => findings.skip(clock, "central did not tell its time"),
         },
     }
 }
@@ -260,6 +287,7 @@ mod tests {
                 ("configuration", Verdict::Pass),
                 ("allow-list", Verdict::Fail),
                 ("identity", Verdict::Fail),
+                ("proxy", Verdict::Skip),
                 ("central's name", Verdict::Skip),
                 ("central", Verdict::Skip),
                 ("clock", Verdict::Skip),

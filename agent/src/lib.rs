@@ -14,6 +14,7 @@ pub mod identity;
 pub mod leave;
 pub mod peer;
 pub mod probing;
+pub mod proxy;
 pub mod role;
 pub mod status;
 pub mod tunnel;

@@ -16,9 +16,10 @@ use agent::{
         central::CentralUrl,
         enroll::{self, Enrolment, Token},
     },
+    proxy::{Proxy, ProxyUrlError},
     status,
 };
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use program::{
     exit::{bad_config, failed},
     explain, logging, shutdown, watchdog,
@@ -57,11 +58,20 @@ enum Command {
         /// Central's CA certificate, PEM: the only one this agent will trust.
         #[arg(long, value_name = "FILE")]
         ca_cert: PathBuf,
+        /// Through which HTTP proxy central is reached, http://HOST:PORT; default: what the configuration says.
+        #[arg(long, value_name = "URL")]
+        proxy: Option<String>,
+        /// The file with user:password for the proxy, which nobody else may read.
+        #[arg(long, value_name = "FILE", requires = "proxy")]
+        proxy_credentials_file: Option<PathBuf>,
         /// The Process Server's name; default: this host's name.
         #[arg(long)]
         name: Option<proto::Name>,
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
+        /// The configuration it will run with; default: DATA_DIR/agent.toml where it exists.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Enrol although an identity exists: it is replaced.
         #[arg(long)]
         replace: bool,
@@ -129,14 +139,31 @@ enum Output {
 
 fn main() -> ExitCode {
     match Args::parse().command {
-        Command::Enroll { central, token_file, ca_cert, name, data_dir, replace } => {
+        Command::Enroll {
+            central,
+            token_file,
+            ca_cert,
+            proxy,
+            proxy_credentials_file,
+            name,
+            data_dir,
+            config,
+            replace,
+        } => {
+            let proxy = match proxy {
+                Some(url) => Some(proxy_of(&url, proxy_credentials_file)),
+                None => match Config::load(&data_dir, config.as_deref()) {
+                    Ok(config) => config.proxy,
+                    Err(error) => return bad_config(&error),
+                },
+            };
             let token = match Token::read(&token_file) {
                 Ok(token) => token,
                 Err(error) => return failed(PROGRAM, &error),
             };
-            let enrolment = Enrolment { central, token, ca_file: ca_cert, name, replace };
+            let enrolment = Enrolment { central, proxy, token, ca_file: ca_cert, name, replace };
             in_runtime(async move {
-                match enroll::command(enrolment, &data_dir).await {
+                match enroll::command(enrolment, &data_dir, config.as_deref()).await {
                     Ok(done) => {
                         println!("{done}");
                         ExitCode::SUCCESS
@@ -182,6 +209,16 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Not parsed by clap, whose complaint would repeat the value: somebody may have put a password into it.
+fn proxy_of(url: &str, credentials_file: Option<PathBuf>) -> Proxy {
+    let url = url.parse().unwrap_or_else(|error: ProxyUrlError| {
+        Args::command().error(ErrorKind::ValueValidation, format!("--proxy: {error}")).exit()
+    });
+    // It will stand in a configuration, whose relative paths begin elsewhere.
+    let absolute = |file: PathBuf| std::path::absolute(&file).unwrap_or(file);
+    Proxy { url, credentials_file: credentials_file.map(absolute) }
 }
 
 async fn run(config: Config, path: PathBuf) -> ExitCode {

@@ -70,6 +70,16 @@ fn a_token_is_no_argument() {
     }
 }
 
+#[test]
+fn a_password_in_a_proxys_address_is_refused_and_not_repeated() {
+    let enroll = ["enroll", "--central", "https://127.0.0.1:1", "--token-file", "-", "--ca-cert", "ca.pem"];
+    let asked = agent(&[&enroll[..], &["--proxy", "http://user:hunter2@proxy.corp:3128"]].concat());
+
+    assert_eq!(asked.status.code(), Some(2), "{asked:?}");
+    assert!(complaint(&asked).contains("--proxy") && complaint(&asked).contains("credentials"), "{asked:?}");
+    assert!(!complaint(&asked).contains("hunter2"), "{asked:?}");
+}
+
 fn agent(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_postern-agent")).args(arguments).output().unwrap()
 }

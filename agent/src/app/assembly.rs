@@ -42,7 +42,8 @@ impl App {
     /// Opens everything; connects to nothing yet.
     pub async fn build(mut config: Config, data_dir: Arc<DataDir>) -> Result<Self, AppError> {
         let boot = BootId::random();
-        let (identity, identity_seen) = watch::channel(Arc::new(Identity::load(&data_dir)?));
+        let identity = Identity::load(&data_dir)?.through(config.proxy.take());
+        let (identity, identity_seen) = watch::channel(Arc::new(identity));
         let dialer = Arc::new(Dialer::open(&config)?);
         config.traces.or_environment();
         let exporter = traces::Exporter::open(&config.traces, service(&identity_seen.borrow()))?;

@@ -1,8 +1,8 @@
-//! Names to addresses, once per stream, within a time.
+//! Names to addresses, once per stream or connection to central, within a time.
 
 use std::{
     io,
-    net::{IpAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -60,5 +60,17 @@ impl Resolver for SystemResolver {
             .map_err(ResolveError::Failed)
         };
         timeout(RESOLVE_TIMEOUT, lookup).await.map_err(|_| ResolveError::TimedOut)?
+    }
+}
+
+/// Every address that `host` has at this moment, at least one: for central, and for a proxy on the way to it.
+pub(crate) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await {
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer")),
+        Ok(Err(source)) => Err(source),
+        Ok(Ok(addrs)) => match addrs.collect::<Vec<_>>() {
+            none if none.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+            addrs => Ok(addrs),
+        },
     }
 }

@@ -1,7 +1,7 @@
-//! The way to central: its address, and one TLS connection to it.
+//! The way to central: its address, and one TLS connection to it, through a proxy where one is set.
 //!
 //! Every attempt resolves the name anew and tries every address: a failed-over load balancer must
-//! not need an agent's restart.
+//! not need an agent's restart. Behind a proxy that is the proxy's to do, and its own name that is resolved here.
 
 use std::{fmt, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
@@ -14,14 +14,18 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Identity, segments::Line, tls::in_words};
-use crate::dialer::dial::{TcpConnector, fail_fast, race};
+use crate::{
+    dialer::{
+        dial::{TcpConnector, fail_fast, race},
+        resolve::addresses,
+    },
+    proxy::{Proxy, ProxyError},
+};
 
-/// Resolving, connecting and the TLS handshake, all addresses together.
+/// Resolving, connecting, what a proxy has to say, and the TLS handshake, all addresses together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Data that central does not acknowledge for this long ends a connection.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-/// How long the names may take of that.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where central listens for agents: `https://HOST[:PORT]`, port 443 unless given.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +67,11 @@ impl FromStr for CentralUrl {
     type Err = CentralUrlError;
 
     fn from_str(text: &str) -> Result<Self, CentralUrlError> {
-        // An address may come with a pasted password; errors repeat only a bounded part before '@'.
-        let shown = text.split('@').next().unwrap_or_default().chars().take(100).collect::<String>();
+        // An address may come with a pasted password, which stands before the '@'.
+        let shown = match text.contains('@') {
+            true => "…@…".to_owned(),
+            false => text.chars().take(100).collect::<String>(),
+        };
         let wrong = |problem| CentralUrlError { text: shown.clone(), problem };
         let rest = match text.split_once("://") {
             Some(("https", rest)) => rest,
@@ -72,35 +79,38 @@ impl FromStr for CentralUrl {
             None => return Err(wrong("it must begin with https://")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains(['/', '?', '#', '@']) {
-            return Err(wrong("it must hold nothing but a host and a port"));
-        }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, after) = rest.split_once(']').ok_or(wrong("a ']' is missing"))?;
-                match after.strip_prefix(':') {
-                    Some(port) => (host, Some(port)),
-                    None if after.is_empty() => (host, None),
-                    None => return Err(wrong("after ']' only a port may follow")),
-                }
-            }
-            None => match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let port = match port {
-            None => 443,
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse() {
-                Ok(0) | Err(_) => return Err(wrong("a port lies between 1 and 65535")),
-                Ok(port) => port,
-            },
-            Some(_) => return Err(wrong("a port lies between 1 and 65535")),
-        };
+        let (host, port) = host_and_port(authority).map_err(wrong)?;
+        let port = port.unwrap_or(443);
         if ServerName::try_from(host).is_err() {
             return Err(wrong("the host is neither a name nor an IP address"));
         }
         Ok(Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+/// `HOST`, `HOST:PORT` or `[HOST]:PORT`, taken apart, or what is wrong with it. Whether the host is one is not looked at.
+pub(crate) fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), &'static str> {
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err("it must hold nothing but a host and a port");
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']').ok_or("a ']' is missing")?;
+            match after.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if after.is_empty() => (host, None),
+                None => return Err("after ']' only a port may follow"),
+            }
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let Some(digits) = port else { return Ok((host, None)) };
+    match digits.parse() {
+        Ok(port @ 1..) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok((host, Some(port))),
+        Ok(_) | Err(_) => Err("a port lies between 1 and 65535"),
     }
 }
 
@@ -139,6 +149,8 @@ pub enum ConnectError {
     TimedOut { url: CentralUrl, limit: Duration },
     #[error("central at {url} could not be reached (tried {tried:?})")]
     Connect { url: CentralUrl, tried: Vec<SocketAddr>, source: io::Error },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("no secure connection with central at {url}")]
     Tls { url: CentralUrl, source: io::Error },
 }
@@ -151,58 +163,95 @@ pub async fn connect_central(
     identity: &Identity,
     line: &Line,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
-    connect(url, identity.tls.clone(), line).await
+    connect(url, identity.proxy.as_ref(), identity.tls.clone(), line).await
 }
 
 pub(crate) async fn connect(
     url: &CentralUrl,
+    proxy: Option<&Proxy>,
     tls: Arc<ClientConfig>,
     line: &Line,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    reach(url, proxy, line).await?.secure(tls, line).await
+}
+
+/// A pipe to central, before anything was said in it. What is left of the time counts on.
+pub(crate) struct Reached<'a> {
+    url: &'a CentralUrl,
+    proxy: Option<&'a Proxy>,
+    socket: TcpStream,
+    deadline: Instant,
+}
+
+/// Opens the pipe: straight, or through the proxy.
+pub(crate) async fn reach<'a>(
+    url: &'a CentralUrl,
+    proxy: Option<&'a Proxy>,
+    line: &Line,
+) -> Result<Reached<'a>, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let timed_out = || ConnectError::TimedOut { url: url.clone(), limit: CONNECT_TIMEOUT };
-    let addrs = resolve(url).await?;
-    let socket =
-        match timeout_at(deadline, race(&addrs, &TcpConnector { largest_segment: line.largest() })).await {
-            Err(_) => return Err(timed_out()),
-            Ok(Err(source)) => return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source }),
-            Ok(Ok((socket, _))) => socket,
-        };
+    let connector = TcpConnector { largest_segment: line.largest() };
+    let (socket, tried) = match proxy {
+        Some(proxy) => {
+            let socket = proxy.open(&url.authority(), &connector, deadline, CONNECT_TIMEOUT).await?;
+            (socket, Vec::new())
+        }
+        None => {
+            let addrs = resolve(url).await?;
+            match timeout_at(deadline, race(&addrs, &connector)).await {
+                Err(_) => return Err(ConnectError::TimedOut { url: url.clone(), limit: CONNECT_TIMEOUT }),
+                Ok(Err(source)) => {
+                    return Err(ConnectError::Connect { url: url.clone(), tried: addrs, source });
+                }
+                Ok(Ok((socket, _))) => (socket, addrs),
+            }
+        }
+    };
     fail_fast(&socket, UNACKNOWLEDGED_MAX).map_err(|source| ConnectError::Connect {
         url: url.clone(),
-        tried: addrs,
+        tried,
         source,
     })?;
     if let Err(error) = proto::driver::prepare_tunnel_socket(&socket) {
         tracing::debug!(%error, "The socket to central does not take its options");
     }
-    // Checked when the URL was parsed; a failure here would still be an error, not a panic.
-    let name = ServerName::try_from(url.host().to_owned())
-        .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
-    match timeout_at(deadline, TlsConnector::from(tls).connect(name, socket)).await {
-        Err(_) => {
-            line.stood_still();
-            Err(timed_out())
+    Ok(Reached { url, proxy, socket, deadline })
+}
+
+impl Reached<'_> {
+    /// TLS with central in it, whoever carries the bytes.
+    pub(crate) async fn secure(
+        self,
+        tls: Arc<ClientConfig>,
+        line: &Line,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let Self { url, proxy, socket, deadline } = self;
+        // Checked when the URL was parsed; a failure here would still be an error, not a panic.
+        let name = ServerName::try_from(url.host().to_owned())
+            .map_err(|e| ConnectError::Tls { url: url.clone(), source: io::Error::other(e) })?;
+        match timeout_at(deadline, TlsConnector::from(tls).connect(name, socket)).await {
+            Err(_) => {
+                line.stood_still();
+                Err(match proxy {
+                    None => ConnectError::TimedOut { url: url.clone(), limit: CONNECT_TIMEOUT },
+                    Some(proxy) => ConnectError::Proxy(ProxyError::Silent {
+                        proxy: proxy.url.clone(),
+                        target: url.authority(),
+                        limit: CONNECT_TIMEOUT,
+                    }),
+                })
+            }
+            Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source: in_words(source) }),
+            Ok(Ok(stream)) => Ok(stream),
         }
-        Ok(Err(source)) => Err(ConnectError::Tls { url: url.clone(), source: in_words(source) }),
-        Ok(Ok(stream)) => Ok(stream),
     }
 }
 
 /// Every address central's name has at this moment.
 pub(crate) async fn resolve(url: &CentralUrl) -> Result<Vec<SocketAddr>, ConnectError> {
-    let failed = |source| ConnectError::Resolve { host: url.host().to_owned(), source };
-    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((url.host(), url.port()))).await {
-        Err(_) => Err(failed(io::Error::new(io::ErrorKind::TimedOut, "the name server did not answer"))),
-        Ok(Err(source)) => Err(failed(source)),
-        Ok(Ok(addrs)) => {
-            let addrs: Vec<_> = addrs.collect();
-            if addrs.is_empty() {
-                return Err(failed(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
-            }
-            Ok(addrs)
-        }
-    }
+    addresses(url.host(), url.port())
+        .await
+        .map_err(|source| ConnectError::Resolve { host: url.host().to_owned(), source })
 }
 
 #[cfg(test)]
@@ -237,7 +286,7 @@ mod tests {
         ] {
             let error = text.parse::<CentralUrl>().unwrap_err().to_string();
             assert!(error.contains("https://HOST:PORT"), "{error}");
-            assert!(!error.contains("central.example\" is") || !text.contains('@'));
+            assert!(!error.contains("user:pass"), "{error}");
         }
     }
 }

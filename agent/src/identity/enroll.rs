@@ -24,7 +24,11 @@ use super::{
     segments::Segments,
     tls,
 };
-use crate::data_dir::{DataDir, DataDirError, read_bounded};
+use crate::{
+    config::Config,
+    data_dir::{DataDir, DataDirError, read_bounded, replace_file},
+    proxy::Proxy,
+};
 use program::explain;
 
 /// A token is some 50 characters; a file much longer is another file.
@@ -36,6 +40,8 @@ const CA_BYTES_MAX: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Enrolment {
     pub central: CentralUrl,
+    /// Through which proxy central is reached; `None`: directly.
+    pub proxy: Option<Proxy>,
     pub token: Token,
     pub ca_file: PathBuf,
     /// The Process Server's name; this host's name when `None`.
@@ -138,10 +144,10 @@ pub async fn enroll(enrolment: Enrolment, data_dir: &DataDir) -> Result<Identity
         software: env!("CARGO_PKG_VERSION").to_owned(),
         unix_ms: unix_ms(),
     };
-    let answer: Enrolled =
-        post(&enrolment.central, tls.into(), &Segments::default().line(), ENROLL_PATH, &request)
-            .await
-            .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
+    let (proxy, line) = (enrolment.proxy.as_ref(), Segments::default().line());
+    let answer: Enrolled = post(&enrolment.central, proxy, tls.into(), &line, ENROLL_PATH, &request)
+        .await
+        .map_err(|e| EnrollError::Exchange(Box::new(e)))?;
 
     let identity = accept(answer, key, enrolment.central, &pinned, ca_file)
         .map_err(|problem| EnrollError::Answer { problem })?;
@@ -172,18 +178,43 @@ pub fn accept(
     Ok(identity)
 }
 
-/// `postern-agent enroll`: takes the folder's lock, enrols, and says as whom.
-pub async fn command(enrolment: Enrolment, data_dir: &Path) -> Result<String, EnrollError> {
+/// `postern-agent enroll`: takes the folder's lock, enrols, and says as whom, and what `run` with this configuration
+/// needs to take the same way to central.
+pub async fn command(
+    enrolment: Enrolment,
+    data_dir: &Path,
+    config: Option<&Path>,
+) -> Result<String, EnrollError> {
     let data_dir = DataDir::open(data_dir)?;
+    let proxy = enrolment.proxy.clone();
     let identity = enroll(enrolment, &data_dir).await?;
+    let way = proxy.map(|proxy| keep_way(&proxy, &data_dir, config)).unwrap_or_default();
+    let with = config.map(|config| format!(" --config {}", config.display())).unwrap_or_default();
     Ok(format!(
-        "Enrolled as {} in environment {} (agent {}, key fingerprint {}).\nStart it with: postern-agent run --data-dir {}",
+        "Enrolled as {} in environment {} (agent {}, key fingerprint {}).\n{way}Start it with: postern-agent run --data-dir {}{with}",
         identity.name,
         identity.environment,
         identity.agent,
         identity.fingerprint,
         data_dir.path().display(),
     ))
+}
+
+/// Sees to it that the agent will go through this proxy. A file that somebody wrote is not touched: what to put into
+/// it is said.
+fn keep_way(proxy: &Proxy, data_dir: &DataDir, config: Option<&Path>) -> String {
+    if Config::load(data_dir.path(), config).is_ok_and(|config| config.proxy.as_ref() == Some(proxy)) {
+        return String::new();
+    }
+    let path = config.map_or_else(|| data_dir.join("agent.toml"), Path::to_owned);
+    let lines = proxy.in_toml();
+    let is_new = config.is_none() && !path.exists() && replace_file(&path, lines.as_bytes()).is_ok();
+    match is_new {
+        true => format!("The proxy is set in {}.\n", path.display()),
+        false => {
+            format!("For it to run through this proxy, put into {}:\n\n{lines}\n", path.display())
+        }
+    }
 }
 
 /// A request for a certificate of this key. It asks for no name: central's books decide.

@@ -17,6 +17,7 @@ use super::{
     central::{CentralUrl, ConnectError, connect},
     segments::Line,
 };
+use crate::proxy::Proxy;
 
 /// From the first byte of the request to the last of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,12 +48,13 @@ pub enum ExchangeError {
 /// meant for one address only.
 pub(super) async fn post<A: DeserializeOwned>(
     url: &CentralUrl,
+    proxy: Option<&Proxy>,
     tls: Arc<ClientConfig>,
     line: &Line,
     path: &str,
     request: &impl Serialize,
 ) -> Result<A, ExchangeError> {
-    let stream = connect(url, tls, line).await?;
+    let stream = connect(url, proxy, tls, line).await?;
     ask(stream, url, path, request).await
 }
 

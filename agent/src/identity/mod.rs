@@ -42,7 +42,10 @@ use self::{
     certificate::{AgentCertificate, CertificateProblem, fingerprint_of_spki},
     segments::Segments,
 };
-use crate::data_dir::{DataDir, create_private_dir, read_bounded, replace_file, sync_folder};
+use crate::{
+    data_dir::{DataDir, create_private_dir, read_bounded, replace_file, sync_folder},
+    proxy::Proxy,
+};
 
 /// A chain of a few certificates fits many times over.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -62,6 +65,8 @@ pub struct Identity {
     pub ca: Vec<CertificateDer<'static>>,
     /// How this agent talks TLS to central.
     pub tls: Arc<ClientConfig>,
+    /// Through which proxy central is reached; `None`: directly.
+    pub proxy: Option<Proxy>,
     /// What is known of the path to central since this identity was taken up.
     pub segments: Segments,
     key: KeyPair,
@@ -150,6 +155,7 @@ impl Identity {
             chain,
             ca,
             tls: Arc::new(tls),
+            proxy: None,
             segments: Segments::default(),
             key,
             certificate_pem,
@@ -160,7 +166,14 @@ impl Identity {
     /// The same agent and key under a younger certificate.
     fn with_certificate(&self, certificate_pem: String, ca_pem: String) -> Result<Self, Inconsistent> {
         let key = KeyPair::from_pem(&self.key.serialize_pem()).map_err(Inconsistent::Key)?;
-        Self::from_parts(self.name.clone(), self.central.clone(), key, certificate_pem, ca_pem)
+        let renewed =
+            Self::from_parts(self.name.clone(), self.central.clone(), key, certificate_pem, ca_pem)?;
+        Ok(renewed.through(self.proxy.clone()))
+    }
+
+    /// The same, which reaches central through this proxy. It is a setting and not part of what is on disk.
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// Reads the identity of an enrolled agent.

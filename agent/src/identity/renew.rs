@@ -97,7 +97,8 @@ pub async fn keep_renewed(data_dir: Arc<DataDir>, identity: watch::Sender<Arc<Id
 pub async fn renew(data_dir: &DataDir, current: &Identity) -> Result<Identity, RenewError> {
     let request = RenewRequest { csr_pem: signing_request(&current.key).map_err(RenewError::Request)? };
     let line = current.segments.line();
-    let answer: Enrolled = post(&current.central, current.tls.clone(), &line, RENEW_PATH, &request).await?;
+    let (url, proxy) = (&current.central, current.proxy.as_ref());
+    let answer: Enrolled = post(url, proxy, current.tls.clone(), &line, RENEW_PATH, &request).await?;
     keep(data_dir, current, answer)
 }
 
@@ -111,7 +112,8 @@ pub async fn come_back(data_dir: &DataDir, current: &Identity) -> Result<Identit
     };
     let nobody = tls::anonymous_client(&current.ca).map_err(RenewError::Trust)?;
     let line = current.segments.line();
-    let answer: Enrolled = post(&current.central, nobody.into(), &line, RETURN_PATH, &request).await?;
+    let (url, proxy) = (&current.central, current.proxy.as_ref());
+    let answer: Enrolled = post(url, proxy, nobody.into(), &line, RETURN_PATH, &request).await?;
     keep(data_dir, current, answer)
 }
 

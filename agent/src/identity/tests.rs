@@ -348,6 +348,7 @@ impl Host {
         fs::write(&ca_file, ca_pem).unwrap();
         Enrolment {
             central: url.parse().unwrap(),
+            proxy: None,
             token: "pst_test".to_owned().into(),
             ca_file,
             name: Some("gw".parse().unwrap()),

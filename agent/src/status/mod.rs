@@ -98,6 +98,9 @@ pub struct TunnelShown {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CentralShown {
     pub url: String,
+    /// Through which it is reached; `None`: directly.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// Whether the control connection stands.
     pub connected: bool,
     /// Since when it is so.
@@ -138,6 +141,7 @@ impl Snapshot {
             tunnel: TunnelShown::default(),
             central: CentralShown {
                 url: identity.central.to_string(),
+                proxy: identity.proxy.as_ref().map(ToString::to_string),
                 connected: false,
                 since: now,
                 last_error: None,

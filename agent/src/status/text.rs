@@ -21,14 +21,10 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         ),
     );
     line("Role", role(snapshot));
-    line(
-        "Central",
-        if central.connected {
-            format!("connected to {} since {}", central.url, central.since)
-        } else {
-            format!("NOT connected to {} since {}", central.url, central.since)
-        },
-    );
+    let connected = if central.connected { "connected" } else { "NOT connected" };
+    let proxy =
+        central.proxy.as_ref().map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
+    line("Central", format!("{connected} to {}{proxy} since {}", central.url, central.since));
     if let Some(error) = &central.last_error {
         line("Last error", error.clone());
     }
