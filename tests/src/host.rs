@@ -1,6 +1,6 @@
 //! One host at the site, with its Platform Agent's folder and settings.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,12 +61,17 @@ impl Host {
         self.peers
     }
 
+    /// Its settings' file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// `postern-agent enroll`, under this host's name.
-    pub fn enroll(&self, central_at: SocketAddr, token_file: &Path, ca_cert: &Path) -> Command {
+    /// `postern-agent enroll`, under this host's name; `central_at` is `HOST:PORT`.
+    pub fn enroll(&self, central_at: impl Display, token_file: &Path, ca_cert: &Path) -> Command {
         self.enroll_as(&self.name, central_at, token_file, ca_cert)
     }
 
@@ -74,7 +79,7 @@ impl Host {
     pub fn enroll_as(
         &self,
         name: &str,
-        central_at: SocketAddr,
+        central_at: impl Display,
         token_file: &Path,
         ca_cert: &Path,
     ) -> Command {

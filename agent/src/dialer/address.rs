@@ -228,6 +228,32 @@ static SPECIAL: [Network; 24] = [
     v6([0xff00, 0, 0, 0], [0; 4], 8),                 // multicast
 ];
 
+/// `HOST`, `HOST:PORT` or `[HOST]:PORT`, taken apart, or what is wrong with it. Whether the host is one is not looked at.
+pub(crate) fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), &'static str> {
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err("it must hold nothing but a host and a port");
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']').ok_or("a ']' is missing")?;
+            match after.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if after.is_empty() => (host, None),
+                None => return Err("after ']' only a port may follow"),
+            }
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let Some(digits) = port else { return Ok((host, None)) };
+    match digits.parse() {
+        Ok(port @ 1..) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok((host, Some(port))),
+        Ok(_) | Err(_) => Err("a port lies between 1 and 65535"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -18,7 +18,7 @@ pub(super) struct Answer {
     pub(super) code: u16,
     /// Code and reason, fit to be shown.
     pub(super) status: String,
-    /// Each scheme that `Proxy-Authenticate` names, fit to be shown.
+    /// Each scheme that `Proxy-Authenticate`, or its twin of servers, names, fit to be shown.
     pub(super) offers: Vec<String>,
 }
 
@@ -65,7 +65,9 @@ fn offers(lines: &[httparse::Header<'_>]) -> Vec<String> {
     let mut offers = Vec::new();
     let challenges = lines
         .iter()
-        .filter(|line| line.name.eq_ignore_ascii_case("proxy-authenticate"))
+        .filter(|line| {
+            ["proxy-authenticate", "www-authenticate"].iter().any(|name| line.name.eq_ignore_ascii_case(name))
+        })
         .flat_map(|line| line.value.split(|byte| *byte == b','));
     for challenge in challenges {
         let scheme = challenge.trim_ascii().split(|byte| *byte == b' ').next().unwrap_or_default();

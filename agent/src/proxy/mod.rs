@@ -58,21 +58,21 @@ pub enum ProxyError {
     )]
     TimedOut { proxy: ProxyUrl, target: String, limit: Duration },
     #[error(
-        "the proxy {proxy} wants credentials (407; it offers {offers}): put user:password into a file of mode 0600 and \
+        "the proxy {proxy} wants credentials ({code}; it offers {offers}): put user:password into a file of mode 0600 and \
          name it in central.proxy_credentials_file"
     )]
-    CredentialsMissing { proxy: ProxyUrl, offers: String },
+    CredentialsMissing { proxy: ProxyUrl, code: u16, offers: String },
     #[error(
-        "the proxy {proxy} does not accept the credentials in {} (407; it offers {offers}): correct the file, which is \
+        "the proxy {proxy} does not accept the credentials in {} ({code}; it offers {offers}): correct the file, which is \
          read anew each time, or ask whoever runs the proxy to let this user through", .file.display()
     )]
-    CredentialsRefused { proxy: ProxyUrl, file: PathBuf, offers: String },
+    CredentialsRefused { proxy: ProxyUrl, file: PathBuf, code: u16, offers: String },
     #[error(
-        "the proxy {proxy} wants credentials (407) and offers {offers}, but an agent speaks Basic alone: have the proxy \
+        "the proxy {proxy} wants credentials ({code}) and offers {offers}, but an agent speaks Basic alone: have the proxy \
          let this host through without, or run a helper on this host that logs in for it, such as cntlm, and name that \
          in central.proxy"
     )]
-    NotBasic { proxy: ProxyUrl, offers: String },
+    NotBasic { proxy: ProxyUrl, code: u16, offers: String },
     #[error(
         "the proxy {proxy} refuses a way to {target}: {status}; have CONNECT to that name and port allowed there (many \
          proxies allow port 443 alone)"
@@ -181,7 +181,8 @@ impl Proxy {
         let (proxy, target) = (self.url.clone(), target.to_owned());
         Err(match answer.code {
             200..=299 => return Ok(()),
-            407 => {
+            // To a wrong password tinyproxy says 401; nobody but the proxy has been asked yet.
+            code @ (401 | 407) => {
                 let offers = match answer.offers.as_slice() {
                     [] => "no way to log in".to_owned(),
                     schemes => schemes.join(", "),
@@ -189,12 +190,13 @@ impl Proxy {
                 let basic = answer.offers.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic"));
                 match &self.credentials_file {
                     // One that names nothing is asked with Basic all the same, and may have refused just that.
-                    _ if !basic && !answer.offers.is_empty() => ProxyError::NotBasic { proxy, offers },
-                    None => ProxyError::CredentialsMissing { proxy, offers },
-                    Some(file) => ProxyError::CredentialsRefused { proxy, file: file.clone(), offers },
+                    _ if !basic && !answer.offers.is_empty() => ProxyError::NotBasic { proxy, code, offers },
+                    None => ProxyError::CredentialsMissing { proxy, code, offers },
+                    Some(file) => ProxyError::CredentialsRefused { proxy, file: file.clone(), code, offers },
                 }
             }
-            502..=504 => ProxyError::NoWay { proxy, target, status: answer.status },
+            // 500 is tinyproxy's word for it.
+            500 | 502..=504 => ProxyError::NoWay { proxy, target, status: answer.status },
             _ => ProxyError::Refused { proxy, target, status: answer.status },
         })
     }

@@ -66,6 +66,10 @@ async fn each_refusal_is_told_with_what_to_do() {
             "HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
             &["offers Negotiate, NTLM", "Basic alone", "cntlm"],
         ),
+        (
+            "HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm=x\r\n\r\n",
+            &["(401; it offers Basic)", "central.proxy_credentials_file"],
+        ),
         ("HTTP/1.1 403 Forbidden\r\n\r\n<html>", &["403 Forbidden", TARGET, "port 443"]),
         ("HTTP/1.1 405 Method\x1b[2J\r\n\r\n", &["is no HTTP proxy"]),
         ("HTTP/1.1 302 Found\r\nLocation: http://login\r\n\r\n", &["302 Found"]),

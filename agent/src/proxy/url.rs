@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use rustls::pki_types::ServerName;
 
-use crate::identity::central::host_and_port;
+use crate::dialer::address::host_and_port;
 
 /// Where the proxy listens: `http://HOST:PORT`.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The servers at the customer's site, real ones, each on a free loopback port with its state in a
+//! The servers at the customer's site, and the proxies on its edge, real ones, each on a free loopback port with its state in a
 //! temporary folder, gone with the test.
 
 mod alertmanager;
@@ -6,6 +6,7 @@ mod identity;
 mod mirror;
 mod postfix;
 mod postgres;
+mod proxies;
 mod receiver;
 mod soap;
 
@@ -14,6 +15,7 @@ pub use identity::IdentityProvider;
 pub use mirror::{Mirror, Visit};
 pub use postfix::Postfix;
 pub use postgres::Postgres;
+pub use proxies::{Squid, Tinyproxy};
 pub use receiver::{Receiver, Webhook};
 pub use soap::SoapService;
 
