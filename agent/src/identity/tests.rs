@@ -1,12 +1,20 @@
 //! Enrolment and renewal against a central over real TLS, and what a crash may leave on disk.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proto::hello::{ENROLL_PATH, EnrollRequest, Enrolled, RENEW_PATH, Refusal, RefusalCode, RenewRequest};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -29,6 +37,22 @@ async fn a_token_becomes_an_identity_that_survives_and_is_renewed_under_the_same
     assert_eq!((renewed.agent, renewed.fingerprint), (loaded.agent, loaded.fingerprint));
     assert_ne!(renewed.chain, loaded.chain);
     assert_eq!(Identity::load(&host.dir).unwrap().chain, renewed.chain);
+}
+
+#[tokio::test]
+async fn with_a_proxy_set_enrolment_and_every_renewal_go_through_it() {
+    let central = Central::start(TestCa::new("acme"), Manner::Friendly).await;
+    let host = Host::new();
+    let (proxy, carried) = carrying_proxy().await;
+
+    let enrolment = Enrolment { proxy: Some(proxy.clone()), ..host.enrolment(&central, &central.ca.pem) };
+    enroll(enrolment, &host.dir).await.unwrap();
+    let loaded = Identity::load(&host.dir).unwrap().through(Some(proxy.clone()));
+    let renewed = renew::renew(&host.dir, &loaded).await.unwrap();
+    renew::renew(&host.dir, &renewed).await.unwrap();
+
+    assert_eq!(carried.load(Ordering::Relaxed), 3);
+    assert_eq!(renewed.proxy, Some(proxy));
 }
 
 #[tokio::test]
@@ -324,6 +348,33 @@ async fn respond(
         agent,
     };
     Response::new(Full::new(serde_json::to_vec(&enrolled).unwrap().into()))
+}
+
+/// A proxy that carries whatever it is asked to, and counts.
+async fn carrying_proxy() -> (Proxy, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let carried = Arc::<AtomicUsize>::default();
+    let count = carried.clone();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut question = Vec::new();
+                while !question.ends_with(b"\r\n\r\n") {
+                    assert_ne!(from.read_buf(&mut question).await.unwrap(), 0);
+                }
+                let question = String::from_utf8(question).unwrap();
+                let target = question.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap();
+                let mut to = TcpStream::connect(target).await.unwrap();
+                from.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                // Either side may go as it likes.
+                let _ = copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    });
+    (Proxy { url, credentials_file: None }, carried)
 }
 
 /// A host that is about to be enrolled.

@@ -198,6 +198,7 @@ fn founding() -> tempfile::TempDir {
         crate::people::write_private(&folder.join("agent.toml"), settings.as_bytes()).expect("a file");
         let enrolment = Enrolment {
             central: format!("https://{}:{TUNNEL_PORT}", HOSTS[CENTRAL].1).parse().expect("a URL"),
+            proxy: None,
             token: token.expect("a token").into(),
             ca_file: world.folder(CENTRAL).join("ca.pem"),
             name: Some(name_of(agent)),
@@ -205,7 +206,7 @@ fn founding() -> tempfile::TempDir {
         };
         let (tell, mut told) = oneshot::channel();
         world.boot(agent, async move {
-            let done = enroll::command(enrolment, &folder).await;
+            let done = enroll::command(enrolment, &folder, None).await;
             let _ = tell.send(done.map(drop).map_err(|error| program::explain(&error)));
         });
         let mut done = None;
