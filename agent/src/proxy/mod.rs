@@ -22,8 +22,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::answer::{Answer, HEADER_BYTES_MAX, Unreadable};
+use self::answer::{Answer, HEADER_BYTES_MAX};
 pub use self::{
+    answer::Unreadable,
     credentials::{Credentials, CredentialsError},
     url::{ProxyUrl, ProxyUrlError},
 };
@@ -50,6 +51,10 @@ pub enum ProxyError {
         "the proxy {proxy} could not be reached (tried {tried:?}); check central.proxy and the firewall between"
     )]
     Connect { proxy: ProxyUrl, tried: Vec<SocketAddr>, source: io::Error },
+    #[error(
+        "the proxy {proxy} could not be reached within {limit:?}; check central.proxy and the firewall between"
+    )]
+    NotReached { proxy: ProxyUrl, limit: Duration },
     #[error("the credentials for the proxy {proxy} cannot be used")]
     Credentials { proxy: ProxyUrl, source: CredentialsError },
     #[error(
@@ -113,16 +118,16 @@ impl Proxy {
         deadline: Instant,
         limit: Duration,
     ) -> Result<TcpStream, ProxyError> {
-        let way = async {
-            // First, as a file that cannot be used needs no connection.
-            let question = self.question(target)?;
-            let mut socket = self.connect(connector).await?;
-            self.ask(&mut socket, target, question.as_bytes()).await?;
-            Ok(socket)
-        };
-        timeout_at(deadline, way).await.unwrap_or_else(|_| {
-            Err(ProxyError::TimedOut { proxy: self.url.clone(), target: target.to_owned(), limit })
-        })
+        let proxy = || self.url.clone();
+        // First, as a file that cannot be used needs no connection.
+        let question = self.question(target)?;
+        let mut socket = timeout_at(deadline, self.connect(connector))
+            .await
+            .map_err(|_| ProxyError::NotReached { proxy: proxy(), limit })??;
+        timeout_at(deadline, self.ask(&mut socket, target, question.as_bytes()))
+            .await
+            .map_err(|_| ProxyError::TimedOut { proxy: proxy(), target: target.to_owned(), limit })??;
+        Ok(socket)
     }
 
     /// The lines of `agent.toml` that name it.
@@ -146,8 +151,8 @@ impl Proxy {
         }
     }
 
-    /// The question with its password; not to be shown.
-    fn question(&self, target: &str) -> Result<Question, ProxyError> {
+    /// The question with its password: for the proxy, and not to be shown.
+    fn question(&self, target: &str) -> Result<String, ProxyError> {
         let authorization = match &self.credentials_file {
             None => String::new(),
             Some(path) => {
@@ -156,9 +161,9 @@ impl Proxy {
                 format!("Proxy-Authorization: {}\r\n", credentials.basic())
             }
         };
-        Ok(Question(format!(
+        Ok(format!(
             "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: postern-agent\r\n{authorization}\r\n"
-        )))
+        ))
     }
 
     async fn ask(&self, socket: &mut TcpStream, target: &str, question: &[u8]) -> Result<(), ProxyError> {
@@ -199,21 +204,6 @@ impl Proxy {
             500 | 502..=504 => ProxyError::NoWay { proxy, target, status: answer.status },
             _ => ProxyError::Refused { proxy, target, status: answer.status },
         })
-    }
-}
-
-/// The first words to a proxy. They may hold a password.
-struct Question(String);
-
-impl Question {
-    fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 
