@@ -19,11 +19,11 @@ pub struct Credentials(String);
 /// Why a file gives no credentials. Never says what is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    #[error("{} cannot be read: {source}", .path.display())]
+    #[error("{path} cannot be read: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} can be read by other users (mode {mode:03o}): run 'chmod 600 {path}'", path = .path.display())]
+    #[error("{path} can be read by other users (mode {mode:03o}): run 'chmod 600 {path}'")]
     Open { path: PathBuf, mode: u32 },
-    #[error("{} is not one line of user:password: {problem}", .path.display())]
+    #[error("{path} is not one line of user:password: {problem}")]
     Form { path: PathBuf, problem: &'static str },
 }
 

@@ -68,8 +68,8 @@ pub enum ProxyError {
     )]
     CredentialsMissing { proxy: ProxyUrl, code: u16, offers: String },
     #[error(
-        "the proxy {proxy} does not accept the credentials in {} ({code}; it offers {offers}): correct the file, which is \
-         read anew each time, or ask whoever runs the proxy to let this user through", .file.display()
+        "the proxy {proxy} does not accept the credentials in {file} ({code}; it offers {offers}): correct the file, which is \
+         read anew each time, or ask whoever runs the proxy to let this user through"
     )]
     CredentialsRefused { proxy: ProxyUrl, file: PathBuf, code: u16, offers: String },
     #[error(
