@@ -18,7 +18,7 @@ use proto::{
     BootId, Epoch,
     control::{AgentMessage, AgentReport, CentralMessage, SeatGrant},
     driver::Lanes,
-    hello::{LinkSettings, Seat},
+    hello::LinkSettings,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -115,7 +115,8 @@ pub struct App {
     reach: watch::Sender<Reach>,
     inputs: Inputs,
     claimed: (mpsc::Sender<bool>, mpsc::Receiver<bool>),
-    hello_seat: watch::Sender<Option<Seat>>,
+    /// What the next hello says of this agent's seat.
+    hello_seat: watch::Sender<Option<group::Kept>>,
     /// Long-lived parts: if one ends, the agent says so and leaves.
     parts: JoinSet<&'static str>,
     /// Ends last, when nothing is left to be told.
@@ -275,7 +276,7 @@ impl App {
             }
             SeatGrant::Found { seat } => self.cluster.take(seat, true).await?,
             SeatGrant::Join { seat } => self.cluster.take(seat, false).await?,
-            SeatGrant::Leave { seat } if self.cluster.seat() == Some(seat) => {
+            SeatGrant::Leave { seat } if self.cluster.kept().is_some_and(|kept| kept.seat == seat) => {
                 self.role.handle_seat(None, Instant::now());
                 self.carry_out();
                 self.cluster.leave().await?;
@@ -289,7 +290,8 @@ impl App {
         let now = Instant::now();
         match event {
             ClusterEvent::Seat(seat) => {
-                let before = self.hello_seat.send_replace(seat);
+                let kept = self.cluster.kept().filter(|kept| Some(kept.seat) == seat);
+                let before = self.hello_seat.send_replace(kept).map(|kept| kept.seat);
                 if let (Some(lost), None) = (before, seat) {
                     // Left as told, or moved aside as damaged: central learns either way.
                     self.control.tell(AgentMessage::SeatLeft { seat: lost });
@@ -437,6 +439,7 @@ impl App {
         let report = AgentReport {
             role: self.role.role().name(),
             seat: self.cluster.seat(),
+            written: self.cluster.group().map(group::Group::written),
             leader: self.role.leadership().leader,
             leads: Some(self.role.leadership().leads),
             last_error: self.last_error.clone(),
@@ -445,6 +448,11 @@ impl App {
         {
             self.reported = Some(report.clone());
         }
+        let kept = self.cluster.kept();
+        self.hello_seat.send_if_modified(|known| {
+            let same_seat = known.map(|known| known.seat) == kept.map(|kept| kept.seat);
+            same_seat && std::mem::replace(known, kept) != kept
+        });
         let active = match self.role.role() {
             Role::Active { epoch } | Role::Draining { epoch } => Some(epoch),
             Role::Unseated | Role::Standby | Role::Claiming => None,

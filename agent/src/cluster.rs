@@ -8,6 +8,10 @@
 //!
 //! Records that are damaged or older than their guard are moved aside and never used again: the
 //! agent says it holds no seat, and central gives it another node.
+//!
+//! Invariant: nobody votes with records that central has not heard of at this start. A machine or a data directory
+//! that was put back from an earlier day looks whole, guard and all, and may have forgotten a vote; central knows how far
+//! the records had come, and gives another node instead of granting the seat again.
 
 mod lead;
 mod neighbours;
@@ -25,7 +29,7 @@ use std::{
 };
 
 use durable::Durable;
-use group::{Group, GroupConfig, GroupStorage, Member, Peer, StartError, Timings};
+use group::{Group, GroupConfig, GroupStorage, Kept, Member, Peer, StartError, Timings};
 use proto::{
     Fingerprint, NodeId,
     control::{Roster, RosterEntry},
@@ -83,6 +87,8 @@ pub struct Cluster {
     approved: Option<BTreeSet<Fingerprint>>,
     events: mpsc::Sender<ClusterEvent>,
     storage: Option<GroupStorage>,
+    /// Records from before this start that central has said nothing of yet.
+    kept: Option<Kept>,
     running: Option<Running>,
     shared: Arc<Shared>,
 }
@@ -95,6 +101,8 @@ pub struct Shared {
     /// How to recognise and reach peers: the roster's entries, or the membership's before any, and
     /// of these only the keys the site approves.
     entries: watch::Sender<Arc<Vec<RosterEntry>>>,
+    /// Where this agent sits, or sat before this start.
+    seat: watch::Sender<Option<Seat>>,
     /// Whether central is heard, on the control websocket or in the tunnel.
     hears_central: AtomicBool,
     /// Whether this agent tells people that central is out of reach.
@@ -115,6 +123,7 @@ impl Default for Shared {
             group: RwLock::default(),
             roster: watch::Sender::default(),
             entries: watch::Sender::default(),
+            seat: watch::Sender::default(),
             hears_central: AtomicBool::new(false),
             stance: watch::Sender::new(Stance::Silent),
         }
@@ -179,7 +188,7 @@ impl Shared {
 }
 
 impl Cluster {
-    /// Takes up the seat whose records lie in `data_dir`, if they are whole.
+    /// Finds the seat whose records lie in `data_dir`, if they are whole. It is taken when central grants it.
     pub async fn open(
         data_dir: &Path,
         identity: watch::Receiver<Arc<Identity>>,
@@ -197,22 +206,43 @@ impl Cluster {
             approved,
             events,
             storage: None,
+            kept: None,
             running: None,
             shared,
         };
         let storage = cluster.open_storage()?;
-        match storage.seat() {
-            Ok(Some(seat)) => cluster.start(seat).await?,
+        match storage.kept() {
             Ok(None) => {}
+            Ok(Some(kept)) => {
+                cluster.kept = Some(kept);
+                cluster.shared.seat.send_replace(Some(kept.seat));
+                match storage.peers(kept.seat) {
+                    Ok(peers) => cluster.know(&peers),
+                    // They are read again when the seat is taken, and that judges them.
+                    Err(error) => {
+                        tracing::warn!(
+                            error = explain(&error),
+                            "The peers in the Raft records could not be read"
+                        );
+                    }
+                }
+            }
             Err(error) if error.needs_new_seat() => cluster.quarantine(&explain(&error)).await?,
             Err(error) => return Err(ClusterError::Start(error.into())),
         }
         Ok(cluster)
     }
 
-    /// The seat whose state this agent holds, intact.
+    /// The seat whose Raft runs here.
     pub fn seat(&self) -> Option<Seat> {
         self.running.as_ref().map(|running| running.seat)
+    }
+
+    /// The seat whose records this agent holds, intact as far as it can tell, and how far they have come. Its Raft runs
+    /// once central has granted it.
+    pub fn kept(&self) -> Option<Kept> {
+        let running = self.running.as_ref();
+        running.map(|running| Kept { seat: running.seat, written: running.group.written() }).or(self.kept)
     }
 
     /// Where the records lie.
@@ -227,7 +257,10 @@ impl Cluster {
     /// Central granted this seat; `found` when it is to found the group on it.
     pub async fn take(&mut self, seat: Seat, found: bool) -> Result<(), ClusterError> {
         if self.seat() != Some(seat) {
-            self.leave().await?;
+            if self.kept().is_some_and(|kept| kept.seat != seat) {
+                self.leave().await?;
+            }
+            self.kept = None;
             self.start(seat).await?;
         }
         if found
@@ -255,9 +288,12 @@ impl Cluster {
 
     /// Stops this node for good and forgets its records.
     pub async fn leave(&mut self) -> Result<(), ClusterError> {
-        let Some(running) = self.running.take() else { return Ok(()) };
-        let seat = running.seat;
-        self.stop(running).await;
+        let Some(Kept { seat, .. }) = self.kept() else { return Ok(()) };
+        self.kept = None;
+        self.shared.seat.send_replace(None);
+        if let Some(running) = self.running.take() {
+            self.stop(running).await;
+        }
         if let Some(storage) = &self.storage {
             storage.forget(seat).await.map_err(ClusterError::Forget)?;
         }
@@ -297,6 +333,12 @@ impl Cluster {
         }
     }
 
+    /// Peers by what the records say, until central sends a roster.
+    fn know(&self, peers: &[Peer]) {
+        let peers = peers.iter().filter(|peer| is_approved(self.approved.as_ref(), &peer.fingerprint));
+        self.shared.entries.send_replace(Arc::new(peers.map(roster::entry).collect()));
+    }
+
     async fn start(&mut self, seat: Seat) -> Result<(), ClusterError> {
         let transport = Arc::new(Ways {
             seat,
@@ -325,6 +367,7 @@ impl Cluster {
             self.approved.clone(),
         ));
         tasks.spawn(keep_to_roster(group.clone(), self.shared.roster.subscribe(), self.approved.clone()));
+        self.shared.seat.send_replace(Some(seat));
         tracing::info!(group = seat.group, node = %seat.node, "Took a seat in the gateway group");
         self.running = Some(Running { seat, group, founded: false, tasks });
         let _ = self.events.send(ClusterEvent::Seat(Some(seat))).await;
@@ -356,6 +399,7 @@ impl Cluster {
     /// holds no seat and grants another.
     async fn quarantine(&mut self, why: &str) -> Result<(), ClusterError> {
         self.storage = None;
+        self.kept = None;
         self.running = None;
         let deadline = tokio::time::Instant::now() + REOPEN_LIMIT;
         self.move_aside(why)?;
@@ -364,7 +408,7 @@ impl Cluster {
                 Ok(storage) => {
                     // The guard stays: it refuses every seat that was held before. One that cannot
                     // be read guards nothing.
-                    if storage.seat().is_err() {
+                    if storage.kept().is_err() {
                         self.move_guard_aside()?;
                     }
                     break;

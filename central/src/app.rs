@@ -43,7 +43,7 @@ use crate::{
     operator::OperatorToken,
     own_listeners::OwnListeners,
     people::{People, PeopleError, Secret},
-    process_server::{ProcessServers, group::Groups},
+    process_server::{ProcessServers, group::Groups, records::Records},
     records,
     series::Lately,
     store::{
@@ -187,6 +187,7 @@ impl App {
                 fences: Fences::new(store.clone(), name),
                 alerts: book(name),
                 failovers: Failovers::new(store.clone(), name),
+                records: Records::open(store.clone(), name).await?,
                 nudge: nudge.clone(),
                 disk: disk.clone(),
             };

@@ -155,6 +155,11 @@ impl Group {
         self.inner.leadership.clone()
     }
 
+    /// How often this node's vote or log have changed on its disk; see [`Kept::written`](crate::Kept::written).
+    pub fn written(&self) -> u64 {
+        self.inner.core.records().written()
+    }
+
     /// The newest claim that this node has applied.
     pub fn claims(&self) -> watch::Receiver<Option<Claim>> {
         self.inner.applied.newest()

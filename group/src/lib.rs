@@ -49,5 +49,5 @@ pub use reconcile::Reconciled;
 pub use sound::Unsound;
 pub use standing::Leadership;
 pub use state::Claim;
-pub use storage::{GroupStorage, StorageError};
+pub use storage::{GroupStorage, Kept, StorageError};
 pub use timings::Timings;

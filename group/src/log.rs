@@ -18,14 +18,14 @@ use std::{
 };
 
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
 use proto::hello::Seat;
 
 use crate::{
     shelf::{Batch, Mark, Shelf},
-    types::{Entry, Id, TypeConfig, Vote},
+    types::{Entry, Id, Nodes, TypeConfig, Vote},
 };
 
 const VOTE_KEY: &[u8] = b"vote";
@@ -215,6 +215,15 @@ fn read(shelf: &Shelf, keys: RangeInclusive<Vec<u8>>) -> io::Result<Vec<Entry>> 
         }
     }
     Ok(entries)
+}
+
+/// The members that the newest entry about them names, committed or not.
+pub(crate) fn newest_members(shelf: &Shelf) -> io::Result<Option<Nodes>> {
+    let entries = read(shelf, entry_key(0)..=entry_key(u64::MAX))?;
+    Ok(entries.into_iter().rev().find_map(|entry| match entry.payload {
+        EntryPayload::Membership(members) => Some(members),
+        EntryPayload::Blank | EntryPayload::Normal(_) => None,
+    }))
 }
 
 fn entry_key(index: u64) -> Vec<u8> {

@@ -123,6 +123,14 @@ impl Shelf {
         }
     }
 
+    /// How often the guard was written; 0 in memory.
+    pub(crate) fn written(&self) -> u64 {
+        match self {
+            Self::Disk { guard, .. } => guard.written(),
+            Self::Memory(_) => 0,
+        }
+    }
+
     /// Calls `done` once everything applied so far, and then `mark` in the guard, is durable.
     pub(crate) fn sync_marked(&self, mark: Mark, done: impl FnOnce(io::Result<()>) + Send + 'static) {
         match self {

@@ -22,7 +22,7 @@ use crate::{
     members::Site,
     shelf::Shelf,
     timings::Timings,
-    types::{Command, CommittedLeader, Id, Meta, Outcome, Payload, StoredNodes, TypeConfig},
+    types::{Command, CommittedLeader, Id, Meta, Nodes, Outcome, Payload, StoredNodes, TypeConfig},
 };
 
 /// How many claims are remembered: central asks for the newest, or for one just superseded.
@@ -259,6 +259,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         store(&self.shelf, &self.state).await?;
         Ok(snapshot_of(self.state.clone()))
     }
+}
+
+/// The members that the snapshot names.
+pub(crate) fn snapshot_members(shelf: &Shelf) -> io::Result<Option<Nodes>> {
+    let stored: Option<Stored> = shelf.read(SNAPSHOT_KEY)?;
+    Ok(stored.map(|stored| stored.state.membership.membership().clone()))
 }
 
 /// Durable before it returns: the log in front of a snapshot is purged on the strength of it.

@@ -20,9 +20,10 @@ use durable::{Durable, Guard, GuardError};
 use proto::{NodeId, hello::Seat};
 
 use crate::{
-    log::Log,
+    log::{Log, newest_members},
+    members::Peer,
     shelf::{Mark, Shelf},
-    state::{Applied, StateMachine},
+    state::{Applied, StateMachine, snapshot_members},
 };
 
 /// Where a node keeps its vote, log and snapshot.
@@ -35,6 +36,15 @@ pub struct GroupStorage {
 enum Place {
     Disk { db: Arc<Durable>, prefix: String, guard: PathBuf },
     Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>),
+}
+
+/// A seat whose records lie on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub seat: Seat,
+    /// How often vote or log have changed on this disk: it only grows. Whoever told more before was restored from an
+    /// older copy, guard and all, and may have forgotten a vote.
+    pub written: u64,
 }
 
 /// Why a node's records cannot be used.
@@ -79,6 +89,11 @@ pub(crate) struct Records {
 }
 
 impl Records {
+    /// See [`Kept::written`]; 0 in memory. Never waits.
+    pub(crate) fn written(&self) -> u64 {
+        self.shelf.written()
+    }
+
     /// Opens log and state for another core. The one before must have ended.
     pub(crate) async fn reopen(&self) -> io::Result<(Log, StateMachine)> {
         let log = Log::restore(self.seat, self.shelf.clone())?;
@@ -110,17 +125,33 @@ impl GroupStorage {
     }
 
     /// The seat whose records lie here, whole as far as the guard tells. Blocks on the disk.
-    pub fn seat(&self) -> Result<Option<Seat>, StorageError> {
+    pub fn kept(&self) -> Result<Option<Kept>, StorageError> {
         let Place::Disk { db, prefix, guard } = &self.place else { return Ok(None) };
         if !Guard::<Mark>::exists(guard) {
             return Ok(None);
         }
-        let (_, mark) = Guard::<Mark>::open(guard)?;
+        let (guard, mark) = Guard::<Mark>::open(guard)?;
         let Some(mark) = mark.filter(|mark| !mark.left) else { return Ok(None) };
         let tree = tree_name(prefix, mark.seat);
         let present =
             db_has_tree(db, &tree).map_err(|source| StorageError::Io { seat: mark.seat, source })?;
-        Ok(present.then_some(mark.seat))
+        Ok(present.then_some(Kept { seat: mark.seat, written: guard.written() }))
+    }
+
+    /// The agents that the records of `seat` name as members: whom to ask while the seat is not taken yet. Blocks on the
+    /// disk.
+    pub fn peers(&self, seat: Seat) -> Result<Vec<Peer>, StorageError> {
+        let Place::Disk { db, prefix, guard } = &self.place else { return Ok(Vec::new()) };
+        let io = |source| StorageError::Io { seat, source };
+        let (guard, _) = Guard::<Mark>::open(guard)?;
+        let tree = db.tree(&tree_name(prefix, seat)).map_err(io)?;
+        let shelf = Shelf::Disk { db: db.clone(), tree, guard: Arc::new(guard) };
+        let members = match newest_members(&shelf).map_err(io)? {
+            Some(members) => Some(members),
+            None => snapshot_members(&shelf).map_err(io)?,
+        };
+        let nodes = members.iter().flat_map(|members| members.nodes());
+        Ok(nodes.filter_map(|(_, site)| site.peer().cloned()).collect())
     }
 
     /// Forgets a seat that was left. The guard remembers that it was held, so that it is never

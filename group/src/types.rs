@@ -59,6 +59,7 @@ pub(crate) type Vote = openraft::Vote<leader_id_std::LeaderId<u64, u64>>;
 pub(crate) type Payload = EntryPayload<Command, u64, Site>;
 pub(crate) type Entry = openraft::Entry<CommittedLeader, Payload>;
 pub(crate) type StoredNodes = StoredMembership<CommittedLeader, u64, Site>;
+pub(crate) type Nodes = openraft::Membership<u64, Site>;
 pub(crate) type Meta = SnapshotMeta<CommittedLeader, u64, Site>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;

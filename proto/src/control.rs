@@ -178,6 +178,9 @@ pub struct AgentReport {
     pub role: RoleName,
     /// The seat whose Raft runs in this agent.
     pub seat: Option<Seat>,
+    /// How often the state of that Raft has changed on this agent's disk. `None` from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// Who this agent takes for the leader of its group. May be gone.
     pub leader: Option<NodeId>,
     /// Whether it leads with a quorum behind it. `None` from agents that do not tell.

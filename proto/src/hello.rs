@@ -82,6 +82,10 @@ pub struct AgentHello {
     pub boot: BootId,
     /// The seat whose Raft state this agent still holds, intact.
     pub seat: Option<Seat>,
+    /// How often that state has changed on this agent's disk. Less than it told before: it was put back from an earlier
+    /// day. An older agent says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// Where peers inside the network may reach this agent, `HOST:PORT`, best first.
     pub peer_addrs: Vec<String>,
     /// The agent's wall clock, milliseconds since 1970.

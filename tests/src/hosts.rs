@@ -329,6 +329,22 @@ impl Hosts {
         self.remove(name, "raft");
     }
 
+    /// Keeps what an agent which does not run has on its disk, for [`Hosts::put_back`].
+    pub fn back_up(&self, name: &str) {
+        assert!(!self.agents.contains_key(name), "{name} still runs");
+        run(Command::new("cp").arg("-a").arg(self.data_dir(name)).arg(self.backup(name)), None);
+    }
+
+    /// Puts the disk of an agent which does not run back to what was kept of it.
+    pub fn put_back(&self, name: &str) {
+        self.remove(name, "");
+        fs::rename(self.backup(name), self.data_dir(name)).expect("it was kept");
+    }
+
+    fn backup(&self, name: &str) -> PathBuf {
+        self.folder.join(&format!("{name}.backup"))
+    }
+
     /// Deletes all that an agent which does not run had, its identity too.
     pub fn wipe(&self, name: &str) {
         self.remove(name, "");

@@ -34,6 +34,34 @@ async fn an_agent_that_lost_the_groups_records_comes_back_under_a_new_node() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_machine_is_put_back_to_an_earlier_day_never_votes_under_its_old_node() {
+    let mirror = Mirror::start().await;
+    let (mut hosts, _) = up(&["alpha", "beta"], &mirror).await;
+    let old = hosts.node_of("beta").await;
+    hosts.stop("beta");
+    hosts.back_up("beta");
+    hosts.start("beta");
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    // It votes, and forgets that it did.
+    hosts.kill("alpha");
+    hosts.until_active("beta").await;
+    hosts.start("alpha");
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    hosts.stop("beta");
+    hosts.until_active("alpha").await;
+
+    hosts.put_back("beta");
+    hosts.start("beta");
+
+    until_seated_anew(&hosts, "beta", old).await;
+    hosts.until_group_is(&["alpha", "beta", "witness"]).await;
+    let events = hosts.api().get("/events?limit=100").await;
+    assert!(events.to_string().contains("beta's Raft records are from an earlier time"), "{events}");
+    hosts.kill("alpha");
+    hosts.until_active("beta").await;
+}
+
+#[tokio::test]
 async fn a_host_set_up_anew_under_its_name_takes_its_place_again() {
     let mirror = Mirror::start().await;
     let (mut hosts, listen) = up(&["alpha", "beta"], &mirror).await;

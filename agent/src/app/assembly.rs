@@ -71,12 +71,13 @@ impl App {
         )
         .await?;
 
-        let (hello_seat, seat_seen) = watch::channel(cluster.seat());
+        let (hello_seat, seat_seen) = watch::channel(cluster.kept());
         let hello = move || AgentHello {
             versions: Versions::OURS,
             software: env!("CARGO_PKG_VERSION").into(),
             boot,
-            seat: *seat_seen.borrow(),
+            seat: seat_seen.borrow().map(|kept| kept.seat),
+            written: seat_seen.borrow().map(|kept| kept.written),
             peer_addrs: peer_addrs.clone(),
             unix_ms: unix_ms(),
             system: system_information(),

@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use group::Group;
-use proto::{NodeId, control::RosterEntry};
+use proto::{NodeId, control::RosterEntry, hello::Seat};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
@@ -28,11 +27,11 @@ pub struct AskPeers {
 #[async_trait::async_trait]
 impl AskNeighbours for AskPeers {
     async fn ask(&self) -> Option<Vec<Neighbour>> {
-        let group = self.shared.group()?;
-        let me = group.seat().node;
+        // Also before central has granted the seat again: it may be away for long.
+        let me = (*self.shared.seat.borrow())?;
         let mut asking = JoinSet::new();
-        for entry in self.shared.entries().borrow().iter().filter(|entry| entry.node != me) {
-            asking.spawn(ask(self.peers.clone(), group.clone(), entry.clone()));
+        for entry in self.shared.entries().borrow().iter().filter(|entry| entry.node != me.node) {
+            asking.spawn(ask(self.peers.clone(), me, entry.clone()));
         }
         Some(asking.join_all().await)
     }
@@ -42,8 +41,7 @@ impl AskNeighbours for AskPeers {
     }
 }
 
-async fn ask(peers: PeerNet, group: Group, entry: RosterEntry) -> Neighbour {
-    let me = group.seat();
+async fn ask(peers: PeerNet, me: Seat, entry: RosterEntry) -> Neighbour {
     let question = async |text: &str| {
         let body = RawValue::from_string(text.to_owned()).ok()?;
         peers.call(&entry, me.group, me.node, &body, ASK_LIMIT).await.ok()

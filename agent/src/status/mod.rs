@@ -322,6 +322,7 @@ pub(crate) mod tests {
         let report = AgentReport {
             role: RoleName::Active,
             seat: Some(Seat { group: 2, node: NodeId(3) }),
+            written: Some(41),
             leader: Some(NodeId(3)),
             leads: Some(true),
             last_error: None,

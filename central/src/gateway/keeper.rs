@@ -56,7 +56,7 @@ use crate::{
     enrolment::AgentIdentity,
     events::NewEvent,
     failovers::{Chronicle, Failovers},
-    process_server::{ProcessServer, ProcessServers, group::GroupRecord, group::Groups},
+    process_server::{ProcessServer, ProcessServers, group::GroupRecord, group::Groups, records::Records},
     store::StoreError,
 };
 
@@ -146,6 +146,7 @@ pub struct Rooms {
     pub fences: Fences,
     pub alerts: Book,
     pub failovers: Failovers,
+    pub records: Records,
     /// Wakes whoever sends alerts.
     pub nudge: Nudge,
     pub disk: Arc<durable::Durable>,
@@ -304,7 +305,12 @@ impl Keeper {
                 let answer = GatewayReport { answers: Some(id), ..self.report() };
                 link.tell(CentralMessage::Gateway(answer));
             }
-            Event::Reported { link, report } => link.set_report(report),
+            Event::Reported { link, report } => {
+                if let (Some(seat), Some(written)) = (report.seat, report.written) {
+                    self.rooms.records.told(link.agent, seat, written, &self.record);
+                }
+                link.set_report(report);
+            }
             Event::SeatLeft { agent, seat } => {
                 self.leaving.retain(|leaving| (leaving.agent, leaving.seat) != (agent, seat));
                 // Its records are gone, ordered or not: if it still sits there, it needs another node.
@@ -373,10 +379,25 @@ impl Keeper {
             }
         }
         self.note("agent_connected", format!("{} connected to central from {}", link.name, link.remote));
+        self.look_at_records(&link);
         self.grant(&link);
         link.tell(CentralMessage::Gateway(self.report()));
         link.tell(self.incident_key());
         self.tell_roster();
+    }
+
+    /// Whoever comes back with records from an earlier day may have forgotten a vote: it must not sit there again.
+    fn look_at_records(&mut self, link: &AgentLink) {
+        let (Some(seat), Some(written)) = (link.hello.seat, link.hello.written) else { return };
+        if let Some(told) = self.rooms.records.lost(link.agent, seat, written) {
+            self.holds.insert(link.agent, None);
+            let text = format!(
+                "{}'s Raft records are from an earlier time ({written} changes, and it had told of {told}): a backup or a \
+                 snapshot of its machine was put back. It gets another node",
+                link.name
+            );
+            self.note_of(&link.name, "agent_put_back", text);
+        }
     }
 
     async fn disconnected(&mut self, link: &AgentLink) {

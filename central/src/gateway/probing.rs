@@ -164,6 +164,7 @@ mod tests {
             software: "0.0.1".into(),
             boot: BootId::random(),
             seat: None,
+            written: None,
             peer_addrs: Vec::new(),
             unix_ms: 0,
             system: SystemInformation::default(),

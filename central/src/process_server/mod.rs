@@ -5,6 +5,7 @@
 //! is the gateway room's live knowledge.
 
 pub mod group;
+pub mod records;
 
 use std::net::IpAddr;
 

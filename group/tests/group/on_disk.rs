@@ -72,7 +72,7 @@ async fn a_database_put_back_to_an_older_state_is_refused_until_it_gets_a_new_se
     group.leadership().wait_for(|now| now.leads).await.unwrap();
     group.claim(boot(1)).await.unwrap();
     group.shutdown().await;
-    assert_eq!(storage().seat().unwrap(), Some(seat(1)));
+    assert_eq!(storage().kept().unwrap().map(|kept| kept.seat), Some(seat(1)));
 
     // Restored from a backup taken before anything was written.
     quarantine(&db).unwrap();
@@ -90,7 +90,7 @@ async fn a_database_put_back_to_an_older_state_is_refused_until_it_gets_a_new_se
     assert!(alone(seat(1), storage()).await.is_err(), "a seat held before is not sat on again");
 
     storage().forget(seat(5)).await.unwrap();
-    assert_eq!(storage().seat().unwrap(), None);
+    assert_eq!(storage().kept().unwrap(), None);
     assert!(alone(seat(5), storage()).await.is_err(), "nor one that was left");
 }
 

@@ -35,6 +35,7 @@ async fn an_agent_of_a_newer_version_is_told_to_upgrade_central_first() {
         software: "9.9.9".into(),
         boot: BootId::random(),
         seat: None,
+        written: None,
         peer_addrs: Vec::new(),
         unix_ms: now_ms(),
         system: SystemInformation::default(),

@@ -47,7 +47,12 @@ pub(crate) enum Fault {
     Clock(HostId, i64),
     /// An administrator switches to another candidate.
     Switch,
+    /// An agent's machine is put back, at the end, to what was on its disk at the beginning.
+    PutBack(HostId),
 }
+
+/// How many rounds have a machine that is put back.
+const PUT_BACK: f64 = 0.12;
 
 /// A fault with its time.
 #[derive(Debug, Clone)]
@@ -75,6 +80,11 @@ pub(crate) fn round(dice: &mut Dice, candidates: usize) -> Vec<Planned> {
             _ => dice.between(Duration::from_secs(8), Duration::from_secs(40)),
         };
         round.push(Planned { fault, at, lasts });
+    }
+    if dice.chance(PUT_BACK) {
+        let at = dice.between(Duration::ZERO, Duration::from_secs(4));
+        let lasts = dice.between(Duration::from_secs(1), Duration::from_secs(20));
+        round.push(Planned { fault: Fault::PutBack(*dice.pick(agents)), at, lasts });
     }
     round.sort_by_key(|planned| planned.at);
     round

@@ -1,6 +1,6 @@
 //! One history: a gateway comes up, things go wrong, everything is mended, and the gateway must be back.
 
-use std::{fmt, net::Ipv4Addr, time::Duration};
+use std::{fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use central::{admin::AppState, events::Events};
 use proto::Name;
@@ -117,6 +117,8 @@ struct Played {
     restarts: Vec<(Time, HostId)>,
     /// Hosts that a fault keeps from being started.
     held: Vec<HostId>,
+    /// What machines will be put back to.
+    backups: Vec<(HostId, PathBuf)>,
     /// Hosts whose disk refuses or refused: they may end.
     excused: Vec<HostId>,
     report: Report,
@@ -142,6 +144,7 @@ impl Played {
             agents: Default::default(),
             restarts: Vec::new(),
             held: Vec::new(),
+            backups: Vec::new(),
             excused: Vec::new(),
             report: Report { seed: history.seed, ..Report::default() },
         }
@@ -381,6 +384,10 @@ impl Played {
                 self.world.set_disk_failing(host, true);
             }
             Fault::Clock(host, off) => self.world.set_wall_off(host, off * NANOS as i64),
+            Fault::PutBack(host) => {
+                let backup = self.world.back_up(host);
+                self.backups.push((host, backup));
+            }
             Fault::Switch => {
                 if let Some(state) = self.state() {
                     self.world.spawn(CENTRAL, async move {
@@ -425,6 +432,15 @@ impl Played {
             Fault::Isolate(host) => {
                 for other in 0..HOSTS.len() {
                     self.mend_paths(&[host, other]);
+                }
+            }
+            Fault::PutBack(host) => {
+                if let Some(place) = self.backups.iter().position(|(backed_up, _)| *backed_up == host) {
+                    let (_, backup) = self.backups.swap_remove(place);
+                    self.world.put_back(host, &backup);
+                    if !self.held.contains(&host) {
+                        self.start(host);
+                    }
                 }
             }
             Fault::Reset(..) | Fault::Forget(..) | Fault::Spoil(..) | Fault::Switch => {}

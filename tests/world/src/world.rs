@@ -174,6 +174,30 @@ impl World {
         self.take_down(id, true);
     }
 
+    /// A copy of a host's disk as its programs see it now.
+    pub(crate) fn back_up(&self, id: HostId) -> PathBuf {
+        let host = &self.hosts[id];
+        let backup = self.root.join(format!("{}-{}.backup", host.name, host.lives));
+        #[expect(clippy::expect_used, reason = "without room for a copy there is no history")]
+        copy_folder(&host.folder, &backup).expect("room for a backup");
+        backup
+    }
+
+    /// The machine is stopped hard, and its disk is what it was when `backup` was made.
+    pub(crate) fn put_back(&mut self, id: HostId, backup: &Path) {
+        self.kill(id);
+        let host = &mut self.hosts[id];
+        host.lives += 1;
+        let (before, after) = (host.folder.clone(), self.root.join(format!("{}-{}", host.name, host.lives)));
+        kernel::forget_disk(&before);
+        let _ = std::fs::remove_dir_all(&before);
+        #[expect(clippy::expect_used, reason = "the copy is ours")]
+        std::fs::rename(backup, &after).expect("a backup in its place");
+        #[expect(clippy::expect_used, reason = "without room for a host's disk there is no history")]
+        let disk = kernel::watch_disk(&after).expect("room for a host's disk");
+        (host.disk, host.folder) = (disk, after);
+    }
+
     fn take_down(&mut self, id: HostId, power_lost: bool) {
         let Some(runtime) = self.hosts[id].runtime.take() else { return };
         let before = self.hosts[id].folder.clone();

@@ -178,6 +178,7 @@ fn severity(code: &str) -> Severity {
         | "candidate_given_up"
         | "switch_failed"
         | "agent_disconnected"
+        | "agent_put_back"
         | "candidate_silent"
         | "certificate_expiring"
         | "tolerance_lost"
