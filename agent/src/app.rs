@@ -309,8 +309,8 @@ impl App {
             ClusterEvent::Leadership(group::Leadership { leader, leads, running: true }) => {
                 self.role.handle_leadership(Leadership { leader, leads }, now);
             }
-            // Shown after every event.
-            ClusterEvent::Pacing => {}
+            // Shown and reported after every event.
+            ClusterEvent::Pacing | ClusterEvent::Forgetful => {}
             ClusterEvent::Claim(group::Claim { epoch, node, boot }) => {
                 self.role.handle_claim(Claim { epoch, node, boot }, now);
             }
@@ -440,6 +440,7 @@ impl App {
             role: self.role.role().name(),
             seat: self.cluster.seat(),
             written: self.cluster.group().map(group::Group::written),
+            forgetful: self.cluster.group().map(group::Group::forgetful).unwrap_or_default(),
             leader: self.role.leadership().leader,
             leads: Some(self.role.leadership().leads),
             last_error: self.last_error.clone(),

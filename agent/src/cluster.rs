@@ -63,6 +63,8 @@ pub enum ClusterEvent {
     Claim(group::Claim),
     /// Something of the group's Raft changed that is only shown.
     Pacing,
+    /// A member has forgotten what it acknowledged, which is only reported.
+    Forgetful,
 }
 
 /// Why the cluster cannot go on. Each ends the process: a voter without its disk is none.
@@ -400,6 +402,7 @@ impl Cluster {
     async fn quarantine(&mut self, why: &str) -> Result<(), ClusterError> {
         self.storage = None;
         self.kept = None;
+        self.shared.seat.send_replace(None);
         self.running = None;
         let deadline = tokio::time::Instant::now() + REOPEN_LIMIT;
         self.move_aside(why)?;

@@ -30,6 +30,7 @@ use crate::{
     group::GroupConfig,
     log::Log,
     members::Member,
+    memory::Memory,
     network::{Network, Transport},
     standing::{self, Inherited, Leadership, Publishers},
     state::StateMachine,
@@ -52,6 +53,7 @@ const ENTRIES_PER_CALL: u64 = 100;
 pub(crate) struct Core {
     config: GroupConfig,
     transport: Arc<dyn Transport>,
+    memory: Memory,
     records: Records,
     to: Arc<Publishers>,
     /// When a leader was last heard; the witness' watchdog reads it.
@@ -92,11 +94,14 @@ impl Core {
     ) -> Result<Self, StartError> {
         let Opened { log, machine, records } = opened;
         let timings = log_says(&records).unwrap_or(config.timings);
-        let raft = new_raft(&config, timings, false, transport.clone(), log, machine).await?;
+        let memory = Memory::default();
+        let network = Network { me: config.seat.node, transport: transport.clone(), memory: memory.clone() };
+        let raft = new_raft(&config, timings, false, network, log, machine).await?;
         let running = Running { raft, timings, watching: JoinSet::new(), ended: false };
         let core = Self {
             config,
             transport,
+            memory,
             records,
             to: Arc::new(to),
             heard,
@@ -126,6 +131,11 @@ impl Core {
     /// What the log asks for, or the set that groups start with.
     pub(crate) fn committed_timings(&self) -> Timings {
         log_says(&self.records).unwrap_or(self.config.timings)
+    }
+
+    /// What members have acknowledged to this node.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(crate) fn records(&self) -> &Records {
@@ -203,7 +213,9 @@ impl Core {
     async fn next(&self, timings: Timings, led: bool) -> Result<Raft, StartError> {
         let unreadable = |error: io::Error| StartError::Raft(error.to_string());
         let (log, machine) = self.records.reopen().await.map_err(unreadable)?;
-        new_raft(&self.config, timings, led, self.transport.clone(), log, machine).await
+        let (transport, memory) = (self.transport.clone(), self.memory.clone());
+        let network = Network { me: self.config.seat.node, transport, memory };
+        new_raft(&self.config, timings, led, network, log, machine).await
     }
 
     /// Publishes what the core comes to, and lets the witness act.
@@ -244,12 +256,11 @@ async fn new_raft(
     config: &GroupConfig,
     timings: Timings,
     led: bool,
-    transport: Arc<dyn Transport>,
+    network: Network,
     log: Log,
     machine: StateMachine,
 ) -> Result<Raft, StartError> {
     let node = config.seat.node;
-    let network = Network { me: node, transport };
     let raft_config = raft_config(config, timings, led)?;
     let failed = |fatal: String| StartError::Raft(fatal);
     let raft = Raft::new(node.0, Arc::new(raft_config), network, log, machine)

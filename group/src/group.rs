@@ -1,7 +1,7 @@
 //! One node of a gateway group: started, asked, shut down.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -158,6 +158,17 @@ impl Group {
     /// How often this node's vote or log have changed on its disk; see [`Kept::written`](crate::Kept::written).
     pub fn written(&self) -> u64 {
         self.inner.core.records().written()
+    }
+
+    /// Members that no longer have what they acknowledged to this node while it led: they were put back to an earlier
+    /// day, and must not sit there any longer. None is taken out again.
+    pub fn forgetful(&self) -> Vec<NodeId> {
+        self.watch_forgetful().borrow().iter().copied().collect()
+    }
+
+    /// Tells when another is added.
+    pub fn watch_forgetful(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.inner.core.memory().forgetful()
     }
 
     /// The newest claim that this node has applied.

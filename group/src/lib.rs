@@ -24,6 +24,7 @@ mod group;
 mod hint;
 mod log;
 mod members;
+mod memory;
 mod network;
 mod pace;
 mod paths;

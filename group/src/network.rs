@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     members::{Peer, Site},
+    memory::Memory,
     sound::{self, Unsound},
     state::State,
     take_lead,
@@ -184,13 +185,15 @@ pub(crate) async fn serve(
 pub(crate) struct Network {
     pub(crate) me: NodeId,
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) memory: Memory,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, site: &Site) -> Link {
-        Link { me: self.me.0, to: target, site: site.clone(), transport: self.transport.clone() }
+        let (transport, memory) = (self.transport.clone(), self.memory.clone());
+        Link { me: self.me.0, to: target, site: site.clone(), transport, memory }
     }
 }
 
@@ -200,6 +203,7 @@ pub(crate) struct Link {
     to: u64,
     site: Site,
     transport: Arc<dyn Transport>,
+    memory: Memory,
 }
 
 impl Link {
@@ -276,8 +280,15 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (vote, after, last) = (rpc.vote, rpc.prev_log_id, rpc.entries.last().map(|entry| entry.log_id));
         match self.call(RPCTypes::AppendEntries, &Call::Append(rpc), option.soft_ttl()).await? {
-            Answer::Append(answer) => Ok(answer),
+            Answer::Append(answer) => match self.memory.heard(NodeId(self.to), vote, after, last, &answer) {
+                true => Ok(answer),
+                false => Err(RPCError::Unreachable(Unreachable::from_string(format!(
+                    "node {} has forgotten entries that it had acknowledged: its records were put back to an earlier day",
+                    self.to
+                )))),
+            },
             _ => Err(confused()),
         }
     }

@@ -181,6 +181,9 @@ pub struct AgentReport {
     /// How often the state of that Raft has changed on this agent's disk. `None` from agents that do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,
+    /// Members that no longer have what they acknowledged to this agent while it led. An older agent does not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgetful: Vec<NodeId>,
     /// Who this agent takes for the leader of its group. May be gone.
     pub leader: Option<NodeId>,
     /// Whether it leads with a quorum behind it. `None` from agents that do not tell.

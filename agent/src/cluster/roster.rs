@@ -25,7 +25,7 @@ pub(super) async fn report_changes(
     approved: Option<BTreeSet<Fingerprint>>,
 ) {
     let (mut claims, mut leadership, mut members) = (group.claims(), group.leadership(), group.members());
-    let mut pacing = group.pacing();
+    let (mut pacing, mut forgetful) = (group.pacing(), group.watch_forgetful());
     claims.mark_changed();
     leadership.mark_changed();
     members.mark_changed();
@@ -37,6 +37,7 @@ pub(super) async fn report_changes(
             }
             Ok(()) = leadership.changed() => Some(ClusterEvent::Leadership(*leadership.borrow_and_update())),
             Ok(()) = pacing.changed() => Some(ClusterEvent::Pacing),
+            Ok(()) = forgetful.changed() => Some(ClusterEvent::Forgetful),
             Ok(()) = members.changed() => {
                 let members = members.borrow_and_update().clone();
                 // Until central sends a roster, the membership says who the peers are.

@@ -323,6 +323,7 @@ pub(crate) mod tests {
             role: RoleName::Active,
             seat: Some(Seat { group: 2, node: NodeId(3) }),
             written: Some(41),
+            forgetful: Vec::new(),
             leader: Some(NodeId(3)),
             leads: Some(true),
             last_error: None,

@@ -171,6 +171,8 @@ pub struct Keeper {
     witness_at: Option<Instant>,
     /// A witness under a new node id that the group has not taken in yet.
     joining: Option<own_member::Joining>,
+    /// Nodes whose agents have forgotten what they acknowledged, as leaders told. Their seats go to nobody.
+    forgetful: BTreeSet<NodeId>,
     /// Connected agents that were asked to end.
     departing: BTreeSet<AgentId>,
     /// Where peers last said they can be reached; an agent that is away keeps its addresses.
@@ -233,6 +235,7 @@ impl Keeper {
             claim_seen: None,
             witness_at: None,
             joining: None,
+            forgetful: BTreeSet::new(),
             departing: BTreeSet::new(),
             addrs: BTreeMap::new(),
             fence: None,
@@ -309,6 +312,7 @@ impl Keeper {
                 if let (Some(seat), Some(written)) = (report.seat, report.written) {
                     self.rooms.records.told(link.agent, seat, written, &self.record);
                 }
+                self.hear_of_forgetful(&link, &report);
                 link.set_report(report);
             }
             Event::SeatLeft { agent, seat } => {
@@ -388,16 +392,42 @@ impl Keeper {
 
     /// Whoever comes back with records from an earlier day may have forgotten a vote: it must not sit there again.
     fn look_at_records(&mut self, link: &AgentLink) {
-        let (Some(seat), Some(written)) = (link.hello.seat, link.hello.written) else { return };
-        if let Some(told) = self.rooms.records.lost(link.agent, seat, written) {
-            self.holds.insert(link.agent, None);
-            let text = format!(
-                "{}'s Raft records are from an earlier time ({written} changes, and it had told of {told}): a backup or a \
-                 snapshot of its machine was put back. It gets another node",
-                link.name
-            );
-            self.note_of(&link.name, "agent_put_back", text);
+        let Some(seat) = link.hello.seat else { return };
+        let told = link.hello.written.and_then(|written| {
+            let told = self.rooms.records.lost(link.agent, seat, written)?;
+            Some(format!("are from an earlier time ({written} changes, and it had told of {told})"))
+        });
+        let acknowledged = || "lack what it had acknowledged to its leader".to_owned();
+        if let Some(how) = told.or_else(|| self.forgetful.contains(&seat.node).then(acknowledged)) {
+            self.put_back(link.agent, &link.name, &how);
         }
+    }
+
+    /// The same, noticed by the leader, which knows what its followers acknowledged. Only the leader is believed, as the
+    /// witness knows it.
+    fn hear_of_forgetful(&mut self, link: &AgentLink, report: &AgentReport) {
+        let leader =
+            self.environment.witness().and_then(|witness| witness.group.leadership().borrow().leader);
+        let leads = self.record.seat_of(link.agent).is_some_and(|seat| leader == Some(seat.node));
+        for node in report.forgetful.iter().filter(|_| leads) {
+            let Some(agent) = self.record.agent_on(*node) else { continue };
+            let (held, seat) = (self.holds.get(&agent).copied().flatten(), self.record.seat_of(agent));
+            // One that is away is looked at when it is back.
+            if self.forgetful.insert(*node)
+                && held == seat
+                && let Some(name) = self.servers.get(&agent).map(|server| server.name.clone())
+            {
+                self.put_back(agent, &name, &format!("lack what it had acknowledged to {}", link.name));
+            }
+        }
+    }
+
+    fn put_back(&mut self, agent: AgentId, name: &Name, how: &str) {
+        self.holds.insert(agent, None);
+        let text = format!(
+            "{name}'s Raft records {how}: a backup or a snapshot of its machine was put back. It gets another node"
+        );
+        self.note_of(name, "agent_put_back", text);
     }
 
     async fn disconnected(&mut self, link: &AgentLink) {

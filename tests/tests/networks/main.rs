@@ -122,6 +122,36 @@ async fn f14_loss_of_one_packet_in_twenty_moves_nothing_and_alters_nothing() {
 }
 
 #[tokio::test]
+async fn f14_of_a_loss_of_one_packet_in_five_comes_no_storm_and_when_it_ends_everything_serves() {
+    let world = World::up(&["alpha", "beta"]).await;
+    world.spoil_all(&Impairment { loss: 0.2, delay: 5 * MS, ..Impairment::default() });
+    let span = rounds(20, 60) as u32 * S;
+    let moves = world.moves_in(span).await;
+    println!("figure F14 loss 20 %: the active changed {moves} times in {span:?}");
+    assert!(moves <= 1, "{moves} changes of the active in {span:?}");
+    let healed_at = Instant::now();
+    world.heal();
+    world.until_served(SOON).await;
+    figure("F14", "loss 20 % ends: until a new connection is served", healed_at.elapsed());
+    world.dialled_by_one().await;
+}
+
+#[tokio::test]
+async fn f15_of_a_way_of_600_ms_comes_no_storm_and_it_carries() {
+    let world = World::up(&["alpha", "beta"]).await;
+    let slow = Impairment { delay: 300 * MS, ..Impairment::default() };
+    for agent in ["alpha", "beta"] {
+        world.network.impair_both(agent, "cloud", &slow).unwrap();
+    }
+    let moves = world.moves_in(A_WHILE).await;
+    println!("figure F15 round trip 600 ms: the active changed {moves} times in {A_WHILE:?}");
+    assert!(moves <= 1, "{moves} changes of the active in {A_WHILE:?}");
+    let mut talk = world.until_served(SOON).await;
+    talk.says_on().await;
+    world.dialled_by_one().await;
+}
+
+#[tokio::test]
 async fn f15_a_slow_way_moves_nothing_up_to_400_ms_there_and_back() {
     let world = World::up(&["alpha", "beta"]).await;
     for round_trip in [50 * MS, 200 * MS, 400 * MS] {

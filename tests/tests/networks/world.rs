@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use emulator::{Network, path::Impairment};
-use postern_tests::{Hosts, Place};
+use postern_tests::{Hosts, Place, holds_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Talk;
@@ -109,6 +109,19 @@ impl World {
             assert_eq!((now.active, now.epoch), (before.active.clone(), before.epoch), "it flapped");
         }
         talk.bytes
+    }
+
+    /// How often another epoch became active in this time, whoever holds it.
+    pub(crate) async fn moves_in(&self, span: Duration) -> usize {
+        let mut epochs = vec![self.hosts.gateway().await.epoch];
+        holds_for(span, async || {
+            let now = self.hosts.gateway().await;
+            if now.active.is_some() && epochs.last() != Some(&now.epoch) {
+                epochs.push(now.epoch);
+            }
+        })
+        .await;
+        epochs.len() - 1
     }
 
     /// Two streams at the same time go through the same agent: the one that is shown as active.
