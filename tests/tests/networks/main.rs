@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use emulator::path::Impairment;
 use postern_tests::holds_for;
 use talk::Talk;
-use world::{World, figure};
+use world::{World, figure, rounds};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ async fn f14_loss_of_one_packet_in_twenty_moves_nothing_and_alters_nothing() {
 async fn f14_of_a_loss_of_one_packet_in_five_comes_no_storm_and_when_it_ends_everything_serves() {
     let world = World::up(&["alpha", "beta"]).await;
     world.spoil_all(&Impairment { loss: 0.2, delay: 5 * MS, ..Impairment::default() });
-    let span = rounds(20, 60) as u32 * S;
+    let span = 10 * S * rounds(2, 6).try_into().unwrap();
     let moves = world.moves_in(span).await;
     println!("figure F14 loss 20 %: the active changed {moves} times in {span:?}");
     assert!(moves <= 1, "{moves} changes of the active in {span:?}");
@@ -250,7 +250,7 @@ async fn f22_hosts_blocked_and_released_in_turn_leave_a_gateway_that_serves() {
     let mut before = world.hosts.gateway().await;
     let pairs =
         [("alpha", "cloud"), ("beta", "gamma"), ("beta", "cloud"), ("alpha", "gamma"), ("gamma", "cloud")];
-    for round in 0..world::rounds(2, 20) {
+    for round in 0..rounds(2, 20) {
         for (one, other) in pairs {
             world.network.impair_both(one, other, &cut()).unwrap();
             let seen = world.hosts.gateway().await;
