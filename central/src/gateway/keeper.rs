@@ -409,6 +409,8 @@ impl Keeper {
         let leader =
             self.environment.witness().and_then(|witness| witness.group.leadership().borrow().leader);
         let leads = self.record.seat_of(link.agent).is_some_and(|seat| leader == Some(seat.node));
+        // A node that nobody sits on any more is given out to nobody.
+        self.forgetful.retain(|node| self.record.agent_on(*node).is_some());
         for node in report.forgetful.iter().filter(|_| leads) {
             let Some(agent) = self.record.agent_on(*node) else { continue };
             let (held, seat) = (self.holds.get(&agent).copied().flatten(), self.record.seat_of(agent));
